@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: MIT */
+/* SPDX-FileCopyrightText: the up-master authors */
+/*
+ * Conn, the part between a whole head and its end: lending, waiting in line, taking back, and what
+ * becomes of a request whose worker died.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "master/conn-impl.h"
+#include "master/log.h"
+#include "master/verdict.h"
+
+/* Workers without a free descriptor hand a request on; when so many did, all are full. */
+#define UNSERVED_MAX 16
+
+static struct request *request_of(struct loan *loan)
+{
+	return container_of(loan, struct request, loan);
+}
+
+static bool method_is(const struct request *request, const char *name)
+{
+	return request->head.method_len == strlen(name) &&
+		memcmp(request->data, name, request->head.method_len) == 0;
+}
+
+bool request_is_head(const struct request *request)
+{
+	return method_is(request, "HEAD");
+}
+
+/* RFC 9110, 9.2.2. */
+static bool is_idempotent(const struct request *request)
+{
+	static const char *const names[] = { "GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE" };
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (method_is(request, names[i]))
+			return true;
+	return false;
+}
+
+uint64_t request_body_left(const struct request *request, uint64_t read)
+{
+	uint64_t have = request->ahead_len + read;
+
+	switch (request->head.body) {
+	case HTTP_BODY_NONE:
+		return 0;
+	case HTTP_BODY_LENGTH:
+		return have <= request->head.body_len ? request->head.body_len - have : UINT64_MAX;
+	default:
+		return UINT64_MAX;
+	}
+}
+
+/* Whether the worker will have to read from the socket. */
+static bool body_to_come(const struct request *request)
+{
+	return request_body_left(request, 0) > 0;
+}
+
+/* ---- Lending ---- */
+
+static struct loan_terms terms_of(const struct conn *conn)
+{
+	const struct request *request = conn->request;
+	const struct http_head *head = &request->head;
+	bool keep = head->keep_alive && !conn->conns->stopping;
+	bool expect = head->expect_continue && request->ahead_len == 0;
+
+	return (struct loan_terms){
+		.fd = conn->fd,
+		.flags = (uint16_t)((keep ? WIRE_LEND_KEEP_ALIVE : 0) | (expect ? WIRE_LEND_EXPECT : 0) |
+			(head->upgrade ? WIRE_LEND_UPGRADE : 0) |
+			(request->n_replays ? WIRE_LEND_REPLAY : 0)),
+		.request_id = request->id,
+		.connection_id = conn->id,
+		.complete_us = request->complete_us,
+		.head = head,
+		.data = request->data,
+		.ahead_len = request->ahead_len,
+		.peer = &conn->peer.any,
+		.peer_len = conn->peer_len,
+	};
+}
+
+static void refuse_busy(struct conn *conn, const char *text)
+{
+	counter_add(&conn->conns->thread->counters.n_refused, 1);
+	conn_enter(conn, CONN_READING);
+	conn_answer(conn, 503, text, request_body_left(conn->request, 0));
+}
+
+static void wait_in_line(struct conn *conn)
+{
+	struct request *request = conn->request;
+
+	/* Nobody watches it meanwhile: what the client sends now is for the worker to read. */
+	conn_unwatch(conn);
+	if (round_wait(&conn->conns->round, &request->place)) {
+		/* Back in line, it keeps the deadline that it had. */
+		if (conn->state != CONN_WAITING)
+			conn_enter(conn, CONN_WAITING);
+		return;
+	}
+	refuse_busy(conn, "Too many requests are waiting.");
+}
+
+void conn_serve(struct conn *conn)
+{
+	struct request *request = conn->request;
+	struct loan_terms terms = terms_of(conn);
+	int r = round_lend(&conn->conns->round, &request->loan, &terms);
+
+	if (r == -EAGAIN) {
+		wait_in_line(conn);
+		return;
+	}
+	if (r < 0) {
+		log_warn("connection %llu: can't be lent: %s", (unsigned long long)conn->id,
+			strerror(-r));
+		counter_add(&conn->conns->thread->counters.n_failed, 1);
+		conn_answer(conn, 500, "The server is out of memory.", request_body_left(request, 0));
+		return;
+	}
+	/* Where the client has more to send the watcher would fire for certain: see read_cb(). */
+	if (body_to_come(request))
+		conn_unwatch(conn);
+	conn_enter(conn, CONN_LENT);
+}
+
+void conn_queue_timeout(struct conn *conn)
+{
+	round_leave(&conn->conns->round, &conn->request->place);
+	refuse_busy(conn, "No worker became free in time.");
+}
+
+void conn_recall(struct conn *conn)
+{
+	/* Asked again after as long a time, if the worker does not answer. */
+	conn_enter(conn, CONN_LENT);
+	lender_recall(conn->request->loan.lender, &conn->request->loan);
+}
+
+/* ---- Taking back ---- */
+
+/* A response has been delivered. */
+static void finish(struct conn *conn)
+{
+	struct thread *thread = conn->conns->thread;
+
+	latency_add(&thread->counters.latency, thread->now_us - conn->request->complete_us);
+}
+
+/* What the worker read behind the request is the begin of the next one. */
+static bool take_surplus(struct conn *conn, const struct wire_return *ret)
+{
+	const struct request *request = conn->request;
+
+	if (ret->surplus_len == 0)
+		return true;
+	/* Behind any other body it had no business to read. */
+	if (request->head.body != HTTP_BODY_CHUNKED || conn->input)
+		return false;
+	return conn_put_input(conn, wire_return_surplus(ret), ret->surplus_len) == 0;
+}
+
+static void unserved(struct conn *conn)
+{
+	if (++conn->request->n_unserved < UNSERVED_MAX)
+		conn_serve(conn);
+	else
+		refuse_busy(conn, "No worker has room.");
+}
+
+static void cancelled(struct conn *conn, const struct wire_return *ret)
+{
+	counter_add(&conn->conns->thread->counters.n_failed, 1);
+	if (ret->written > 0) {
+		conn_close(conn);
+		return;
+	}
+	conn_enter(conn, CONN_READING);
+	conn_answer(conn, 504, "The application took too long.",
+		request_body_left(conn->request, ret->read));
+}
+
+static void on_return(void *data, struct loan *loan, const struct wire_return *ret)
+{
+	struct request *request = request_of(loan);
+	struct conn *conn = request->conn;
+
+	(void)data;
+	if (!loan->detached) {
+		conn->written += ret->written;
+		conn->read += ret->read;
+	}
+	switch (ret->disposition) {
+	case WIRE_KEEP:
+		finish(conn);
+		if (loan->detached || !take_surplus(conn, ret))
+			conn_linger(conn);
+		else
+			conn_next(conn);
+		break;
+	case WIRE_CLOSE:
+	case WIRE_BAD_BODY:
+		if (!loan->detached)
+			finish(conn);
+		conn_linger(conn);
+		break;
+	case WIRE_UNSERVED:
+		unserved(conn);
+		break;
+	case WIRE_CANCELLED:
+		cancelled(conn, ret);
+		break;
+	default:
+		conn_close(conn);
+	}
+}
+
+static void on_detached(void *data, struct loan *loan, const struct wire_return *ret)
+{
+	struct conn *conn = request_of(loan)->conn;
+
+	(void)data;
+	conn->written += ret->written;
+	conn->read += ret->read;
+	finish(conn);
+	conn_enter(conn, CONN_UPGRADED);
+}
+
+static void on_refused(void *data, struct loan *loan)
+{
+	(void)data;
+	conn_serve(request_of(loan)->conn);
+}
+
+/* ---- A worker that died ---- */
+
+/* A close-delimited response must not look whole: RFC 9112, 8. */
+static void cut(struct conn *conn)
+{
+	struct linger reset = { .l_onoff = 1, .l_linger = 0 };
+
+	counter_add(&conn->conns->thread->counters.n_failed, 1);
+	if (conn->request->head.http_minor == 0)
+		setsockopt(conn->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+	conn_drop(conn);
+}
+
+static void completed(struct conn *conn, uint64_t left)
+{
+	bool keep = conn->request->head.keep_alive && left <= DRAIN_BYTES_MAX;
+
+	finish(conn);
+	if (!keep) {
+		conn_linger(conn);
+	} else if (left > 0) {
+		conn->keep = true;
+		conn->drain_left = left;
+		conn_enter(conn, CONN_ANSWERING);
+		conn_watch(conn, EV_READ);
+	} else {
+		conn_next(conn);
+	}
+}
+
+static void act_on(struct conn *conn, enum verdict what, uint64_t left)
+{
+	struct thread *thread = conn->conns->thread;
+
+	switch (what) {
+	case VERDICT_REPLAY:
+		conn->request->n_replays++;
+		counter_add(&thread->counters.n_replayed, 1);
+		conn_serve(conn);
+		break;
+	case VERDICT_AGAIN:
+		conn_serve(conn);
+		break;
+	case VERDICT_COMPLETE:
+		completed(conn, left);
+		break;
+	case VERDICT_BAD_GATEWAY:
+		counter_add(&thread->counters.n_failed, 1);
+		conn_enter(conn, CONN_READING);
+		conn_answer(conn, 502, "The application died.", left);
+		break;
+	case VERDICT_CUT:
+		cut(conn);
+		break;
+	case VERDICT_GONE:
+		conn_close(conn);
+		break;
+	}
+}
+
+static void on_lost(void *data, struct loan *loan, bool taken, uint64_t end)
+{
+	struct request *request = request_of(loan);
+	struct conn *conn = request->conn;
+	struct evidence evidence = {
+		.head = &request->head,
+		.ahead_len = request->ahead_len,
+		.written = conn->written,
+		.read = conn->read,
+		.taken = taken,
+		.end = end,
+		.n_replays = request->n_replays,
+	};
+	struct socket_figures figures;
+	uint64_t written, left;
+	enum verdict what;
+
+	(void)data;
+	if (loan->detached) {
+		conn_drop(conn);
+		return;
+	}
+	socket_figures(conn->fd, &figures);
+	what = verdict(&evidence, &figures, is_idempotent(request), &written, &left);
+	if (figures.known) {
+		conn->written = figures.written;
+		conn->read = figures.read;
+	}
+	act_on(conn, what, left);
+}
+
+static void on_granted(void *data, struct place *place)
+{
+	(void)data;
+	conn_serve(container_of(place, struct request, place)->conn);
+}
+
+static void on_broken(void *data, struct seat *seat, const char *why)
+{
+	struct conns *conns = data;
+
+	conns->on_broken(conns->data, seat, why);
+}
+
+const struct round_ops serve_round_ops = {
+	.on_return = on_return,
+	.on_detached = on_detached,
+	.on_refused = on_refused,
+	.on_lost = on_lost,
+	.on_granted = on_granted,
+	.on_broken = on_broken,
+};
