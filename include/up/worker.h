@@ -242,7 +242,8 @@ int up_socket_write(struct up_socket *socket, const void *bytes, size_t len);
 size_t up_socket_pending(const struct up_socket *socket);
 #define UP_READABLE 1
 #define UP_WRITABLE 2 /* what up_socket_write() kept has gone out */
-/* fn is called with what happened of UP_READABLE and UP_WRITABLE in `events`; 0 stops. A lost connection is readable. */
+/* fn is called with what happened of UP_READABLE and UP_WRITABLE in `events`; 0 stops. A lost connection is readable,
+ * also where only UP_WRITABLE was asked for. */
 int up_socket_watch(struct up_socket *socket, int events,
 	void (*fn)(struct up_socket *socket, int happened, void *data), void *data);
 /* Ends it, after what is kept has gone out. The handle is dead. */

@@ -37,8 +37,8 @@ bool seat_take(struct seat *seat)
 void seat_free(struct seat *seat, struct admission *admission)
 {
 	/*
-	 * Sequentially consistent, as is the count of those in line: whoever finds no seat puts itself
-	 * in line and looks again, so that one of the two sees the other.
+	 * Sequentially consistent, as is the count of those in line: whoever finds no seat puts
+	 * itself in line and looks again, so that one of the two sees the other.
 	 */
 	atomic_fetch_sub(&seat->n_held, 1);
 	if (atomic_load(&admission->n_waiting) > 0)
@@ -60,7 +60,7 @@ bool admission_wait(struct admission *admission, struct place *place)
 
 	pthread_mutex_lock(&admission->lock);
 	may = place->number > 0 || atomic_load(&admission->unlimited) ||
-		atomic_load(&admission->n_waiting) < atomic_load(&admission->queue_max);
+	      atomic_load(&admission->n_waiting) < atomic_load(&admission->queue_max);
 	if (may) {
 		if (place->number == 0)
 			place->number = admission->next_number++;

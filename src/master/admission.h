@@ -22,15 +22,15 @@
 
 struct seat {
 	unsigned worker_id;
-	unsigned concurrency;       /* requests it may hold; 0: no limit */
-	_Atomic unsigned n_held;    /* requests lent to it and not returned */
+	unsigned concurrency;	     /* requests it may hold; 0: no limit */
+	_Atomic unsigned n_held;     /* requests lent to it and not returned */
 	_Atomic uint64_t n_requests; /* lent to it so far */
-	_Atomic bool suspect;       /* answers no pings at the moment: passed over */
+	_Atomic bool suspect;	     /* answers no pings at the moment: passed over */
 };
 
 /* One thread's end of the line. Its owner empties `granted` when woken. */
 struct line_end {
-	struct list granted; /* places; guarded by the lock */
+	struct list granted;		    /* places; guarded by the lock */
 	void (*wake)(struct line_end *end); /* any thread calls it, with the lock held */
 };
 
@@ -39,17 +39,17 @@ enum place_where { PLACE_NOWHERE, PLACE_IN_LINE, PLACE_GRANTED };
 struct place {
 	struct list link; /* guarded by the lock */
 	struct line_end *end;
-	uint64_t number; /* 0: has never waited */
+	uint64_t number;	/* 0: has never waited */
 	enum place_where where; /* guarded by the lock */
 };
 
 struct admission {
 	_Atomic unsigned turn;
 	_Atomic unsigned n_waiting; /* == length of line */
-	_Atomic bool unlimited;     /* a generation is booting: nobody is refused */
+	_Atomic bool unlimited;	    /* a generation is booting: nobody is refused */
 	_Atomic unsigned queue_max;
 	pthread_mutex_t lock;
-	struct list line;     /* by number */
+	struct list line; /* by number */
 	uint64_t next_number;
 };
 
@@ -63,8 +63,8 @@ void seat_free(struct seat *seat, struct admission *admission);
 
 void place_init(struct place *place, struct line_end *end);
 /*
- * Goes to the end of the line, or back to where it was. Returns false where the line is full and the
- * place is new to it; then it is not in line.
+ * Goes to the end of the line, or back to where it was. Returns false where the line is full and
+ * the place is new to it; then it is not in line.
  */
 bool admission_wait(struct admission *admission, struct place *place);
 /* Leaves the line, or the granted list. Nothing where it is in neither. */

@@ -38,17 +38,17 @@ struct conn {
 	ev_io watcher; /* may be active in a state that reads nothing: then it stops itself */
 	uint64_t id;
 	uint64_t deadline_us; /* UINT64_MAX: none */
-	/* Every byte that was ever read from or written to the socket, by the master or workers, up to
-	 * the begin of the present loan. */
+	/* Every byte that was ever read from or written to the socket, by the master or workers, up
+	 * to the begin of the present loan. */
 	uint64_t read, written;
 	uint64_t drain_left; /* CONN_ANSWERING: of the body; CONN_CLOSING: until patience ends */
 	struct input *input;
 	struct output *output;
 	struct request *request;
 	int fd;
-	uint8_t state;  /* enum conn_state */
-	bool dead;      /* closed; freed at the end of the turn */
-	bool keep;      /* CONN_ANSWERING: go on afterwards */
+	uint8_t state; /* enum conn_state */
+	bool dead;     /* closed; freed at the end of the turn */
+	bool keep;     /* CONN_ANSWERING: go on afterwards */
 	uint8_t peer_len;
 	union {
 		struct sockaddr any;
@@ -64,7 +64,8 @@ struct conn {
 void conn_enter(struct conn *conn, enum conn_state state);
 void conn_watch(struct conn *conn, int events);
 void conn_unwatch(struct conn *conn);
-/* Goes on with what has been received, or waits for more. The state is CONN_IDLE or CONN_READING. */
+/* Goes on with what has been received, or waits for more. The state is CONN_IDLE or CONN_READING.
+ */
 void conn_advance(struct conn *conn);
 /* Closes now. */
 void conn_close(struct conn *conn);
@@ -73,8 +74,8 @@ void conn_drop(struct conn *conn);
 /* Half-closes, drains for a bounded time and size, closes: the client can read its answer. */
 void conn_linger(struct conn *conn);
 /*
- * Answers in the worker's place. left: bytes of the request's body that are still to be read from the
- * socket, UINT64_MAX where nobody knows. Keeps the connection where it can.
+ * Answers in the worker's place. left: bytes of the request's body that are still to be read from
+ * the socket, UINT64_MAX where nobody knows. Keeps the connection where it can.
  */
 void conn_answer(struct conn *conn, unsigned status, const char *text, uint64_t left);
 /* The request is over; the connection goes on if it may. */
@@ -85,6 +86,7 @@ int conn_put_input(struct conn *conn, const void *bytes, size_t len);
 
 /* conn-serve.c */
 extern const struct round_ops serve_round_ops;
+extern const struct loan_ops serve_loan_ops;
 /* Lends conn->request, or lets it wait. */
 void conn_serve(struct conn *conn);
 /* It has waited too long. */

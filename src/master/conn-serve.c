@@ -23,7 +23,7 @@ static struct request *request_of(struct loan *loan)
 static bool method_is(const struct request *request, const char *name)
 {
 	return request->head.method_len == strlen(name) &&
-		memcmp(request->data, name, request->head.method_len) == 0;
+	       memcmp(request->data, name, request->head.method_len) == 0;
 }
 
 bool request_is_head(const struct request *request)
@@ -44,16 +44,7 @@ static bool is_idempotent(const struct request *request)
 
 uint64_t request_body_left(const struct request *request, uint64_t read)
 {
-	uint64_t have = request->ahead_len + read;
-
-	switch (request->head.body) {
-	case HTTP_BODY_NONE:
-		return 0;
-	case HTTP_BODY_LENGTH:
-		return have <= request->head.body_len ? request->head.body_len - have : UINT64_MAX;
-	default:
-		return UINT64_MAX;
-	}
+	return body_left(&request->head, request->ahead_len + read);
 }
 
 /* Whether the worker will have to read from the socket. */
@@ -73,9 +64,10 @@ static struct loan_terms terms_of(const struct conn *conn)
 
 	return (struct loan_terms){
 		.fd = conn->fd,
-		.flags = (uint16_t)((keep ? WIRE_LEND_KEEP_ALIVE : 0) | (expect ? WIRE_LEND_EXPECT : 0) |
-			(head->upgrade ? WIRE_LEND_UPGRADE : 0) |
-			(request->n_replays ? WIRE_LEND_REPLAY : 0)),
+		.flags = (uint16_t)((keep ? WIRE_LEND_KEEP_ALIVE : 0) |
+				    (expect ? WIRE_LEND_EXPECT : 0) |
+				    (head->upgrade ? WIRE_LEND_UPGRADE : 0) |
+				    (request->n_replays ? WIRE_LEND_REPLAY : 0)),
 		.request_id = request->id,
 		.connection_id = conn->id,
 		.complete_us = request->complete_us,
@@ -123,7 +115,8 @@ void conn_serve(struct conn *conn)
 		log_warn("connection %llu: can't be lent: %s", (unsigned long long)conn->id,
 			strerror(-r));
 		counter_add(&conn->conns->thread->counters.n_failed, 1);
-		conn_answer(conn, 500, "The server is out of memory.", request_body_left(request, 0));
+		conn_answer(
+			conn, 500, "The server is out of memory.", request_body_left(request, 0));
 		return;
 	}
 	/* Where the client has more to send the watcher would fire for certain: see read_cb(). */
@@ -188,12 +181,11 @@ static void cancelled(struct conn *conn, const struct wire_return *ret)
 		request_body_left(conn->request, ret->read));
 }
 
-static void on_return(void *data, struct loan *loan, const struct wire_return *ret)
+static void on_return(struct loan *loan, const struct wire_return *ret)
 {
 	struct request *request = request_of(loan);
 	struct conn *conn = request->conn;
 
-	(void)data;
 	if (!loan->detached) {
 		conn->written += ret->written;
 		conn->read += ret->read;
@@ -223,20 +215,18 @@ static void on_return(void *data, struct loan *loan, const struct wire_return *r
 	}
 }
 
-static void on_detached(void *data, struct loan *loan, const struct wire_return *ret)
+static void on_detached(struct loan *loan, const struct wire_return *ret)
 {
 	struct conn *conn = request_of(loan)->conn;
 
-	(void)data;
 	conn->written += ret->written;
 	conn->read += ret->read;
 	finish(conn);
 	conn_enter(conn, CONN_UPGRADED);
 }
 
-static void on_refused(void *data, struct loan *loan)
+static void on_refused(struct loan *loan)
 {
-	(void)data;
 	conn_serve(request_of(loan)->conn);
 }
 
@@ -300,7 +290,7 @@ static void act_on(struct conn *conn, enum verdict what, uint64_t left)
 	}
 }
 
-static void on_lost(void *data, struct loan *loan, bool taken, uint64_t end)
+static void on_lost(struct loan *loan, bool taken, uint64_t end)
 {
 	struct request *request = request_of(loan);
 	struct conn *conn = request->conn;
@@ -317,7 +307,6 @@ static void on_lost(void *data, struct loan *loan, bool taken, uint64_t end)
 	uint64_t written, left;
 	enum verdict what;
 
-	(void)data;
 	if (loan->detached) {
 		conn_drop(conn);
 		return;
@@ -330,6 +319,13 @@ static void on_lost(void *data, struct loan *loan, bool taken, uint64_t end)
 	}
 	act_on(conn, what, left);
 }
+
+const struct loan_ops serve_loan_ops = {
+	.on_return = on_return,
+	.on_detached = on_detached,
+	.on_refused = on_refused,
+	.on_lost = on_lost,
+};
 
 static void on_granted(void *data, struct place *place)
 {
@@ -345,10 +341,6 @@ static void on_broken(void *data, struct seat *seat, const char *why)
 }
 
 const struct round_ops serve_round_ops = {
-	.on_return = on_return,
-	.on_detached = on_detached,
-	.on_refused = on_refused,
-	.on_lost = on_lost,
 	.on_granted = on_granted,
 	.on_broken = on_broken,
 };

@@ -180,7 +180,8 @@ void conn_drop(struct conn *conn)
 
 void conn_linger(struct conn *conn)
 {
-	/* Closing with bytes unread sends a reset, which can destroy an answer under way: RFC 9112, 9.6. */
+	/* Closing with bytes unread sends a reset, which can destroy an answer under way: RFC
+	 * 9112, 9.6. */
 	if (shutdown(conn->fd, SHUT_WR) < 0) {
 		conn_close(conn);
 		return;
@@ -261,14 +262,15 @@ void conn_answer(struct conn *conn, unsigned status, const char *text, uint64_t 
 	int len;
 
 	conn->keep = request && request->head.keep_alive && left <= DRAIN_BYTES_MAX &&
-		!conn->conns->stopping;
+		     !conn->conns->stopping;
 	conn->drain_left = left;
 	len = snprintf(answer, sizeof(answer),
 		"HTTP/1.1 %u %s\r\nContent-Type: text/plain\r\nContent-Length: %zu\r\n%s%s\r\n%s%s",
-		status, http_reason(status), strlen(text) + 1, status == 503 ? "Retry-After: 1\r\n" : "",
-		!conn->keep                      ? "Connection: close\r\n"
-			: request->head.http_minor ? ""
-						   : "Connection: keep-alive\r\n",
+		status, http_reason(status), strlen(text) + 1,
+		status == 503 ? "Retry-After: 1\r\n" : "",
+		!conn->keep		   ? "Connection: close\r\n"
+		: request->head.http_minor ? ""
+					   : "Connection: keep-alive\r\n",
 		is_head ? "" : text, is_head ? "" : "\n");
 	request_free(conn);
 	if (output_keep(conn, answer, (size_t)len) < 0)
@@ -279,8 +281,8 @@ void conn_answer(struct conn *conn, unsigned status, const char *text, uint64_t 
 
 static void refuse(struct conn *conn, const struct http_scan *scan)
 {
-	log_debug("connection %llu: refused with %u: %s", (unsigned long long)conn->id, scan->status,
-		scan->reason);
+	log_debug("connection %llu: refused with %u: %s", (unsigned long long)conn->id,
+		scan->status, scan->reason);
 	counter_add(&conn->conns->thread->counters.n_refused, 1);
 	conn_answer(conn, scan->status, scan->reason, UINT64_MAX);
 }
@@ -339,7 +341,8 @@ static size_t ahead_len(const struct http_head *head, size_t behind)
 /*
  * Makes the request of a whole head and what is behind it. Returns the bytes used, or -ENOMEM.
  */
-static long request_new(struct conn *conn, const struct http_head *head, const char *data, size_t len)
+static long request_new(
+	struct conn *conn, const struct http_head *head, const char *data, size_t len)
 {
 	struct thread *thread = conn->conns->thread;
 	size_t behind = len - head->start - head->len;
@@ -350,6 +353,7 @@ static long request_new(struct conn *conn, const struct http_head *head, const c
 		return -ENOMEM;
 	memset(request, 0, sizeof(*request));
 	request->conn = conn;
+	request->loan.ops = &serve_loan_ops;
 	request->head = *head;
 	request->id = thread_next_id(thread);
 	request->complete_us = thread->now_us;
@@ -411,7 +415,7 @@ static void input_use(struct conn *conn, size_t used)
 static bool between_requests(const struct conn *conn)
 {
 	return !conn->dead && !conn->request &&
-		(conn->state == CONN_IDLE || conn->state == CONN_READING);
+	       (conn->state == CONN_IDLE || conn->state == CONN_READING);
 }
 
 void conn_advance(struct conn *conn)
@@ -533,8 +537,8 @@ static void read_cb(struct ev_loop *loop, ev_io *watcher, int events)
 		drain(conn);
 		break;
 	default:
-		/* Somebody else reads now. Stopping only here saves an epoll_ctl for each loan whose
-		 * client stays silent meanwhile. */
+		/* Somebody else reads now. Stopping only here saves an epoll_ctl for each loan
+		 * whose client stays silent meanwhile. */
 		conn_unwatch(conn);
 	}
 }

@@ -19,13 +19,13 @@
 #include "master/thread.h"
 
 enum conn_state {
-	CONN_IDLE,      /* between requests, and before the first byte */
-	CONN_READING,   /* part of a head has come */
-	CONN_WAITING,   /* the request waits in line for a worker */
-	CONN_LENT,      /* a worker has it */
-	CONN_UPGRADED,  /* a worker keeps it */
+	CONN_IDLE,	/* between requests, and before the first byte */
+	CONN_READING,	/* part of a head has come */
+	CONN_WAITING,	/* the request waits in line for a worker */
+	CONN_LENT,	/* a worker has it */
+	CONN_UPGRADED,	/* a worker keeps it */
 	CONN_ANSWERING, /* the master's own answer goes out, or the rest of the body is drained */
-	CONN_CLOSING,   /* half-closed: drained until the client closes too */
+	CONN_CLOSING,	/* half-closed: drained until the client closes too */
 	CONN_N_STATES,
 };
 
@@ -36,8 +36,8 @@ struct conns {
 	struct round round;
 	struct list states[CONN_N_STATES];
 	_Atomic unsigned counts[CONN_N_STATES]; /* == lengths of states; this thread writes */
-	ev_timer deadlines[CONN_N_STATES];      /* for the first of each list: they are in order */
-	struct list dead;                       /* freed at the end of the turn */
+	ev_timer deadlines[CONN_N_STATES];	/* for the first of each list: they are in order */
+	struct list dead;			/* freed at the end of the turn */
 	ev_prepare reaper;
 	bool stopping;
 	/* Called when a connection has been closed. */

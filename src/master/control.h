@@ -26,7 +26,8 @@ struct control_ops {
 
 /*
  * The path to listen on: configured, or the default ($RUNTIME_DIRECTORY/control.sock, else
- * $XDG_RUNTIME_DIR/up-master/control.sock, else /run/up-master/control.sock). Heap; NULL when out of memory.
+ * $XDG_RUNTIME_DIR/up-master/control.sock, else /run/up-master/control.sock). Heap; NULL when out
+ * of memory.
  */
 char *control_path(const char *configured);
 
@@ -36,7 +37,8 @@ char *control_path(const char *configured);
  */
 int control_new(struct ev_loop *loop, const char *path, const struct control_ops *ops, void *data,
 	struct control **out);
-/* Closes the listener and every connection (after a moment's try to send answers under way), and removes the path. Accepts NULL. Returns NULL. */
+/* Closes the listener and every connection (after a moment's try to send answers under way), and
+ * removes the path. Accepts NULL. Returns NULL. */
 struct control *control_free(struct control *control);
 
 /*

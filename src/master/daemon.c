@@ -37,12 +37,11 @@ static unsigned raise_file_limit(void)
 unsigned daemon_connections_max(const struct config *config)
 {
 	unsigned limit = raise_file_limit();
-	unsigned reserve =
-		RESERVE_BASE + 2 * config->workers * (FDS_PER_WORKER + config->threads);
+	unsigned reserve = RESERVE_BASE + 2 * config->workers * (FDS_PER_WORKER + config->threads);
 	unsigned most = limit > 2 * reserve ? limit - reserve : limit / 2;
 
 	return config->connections_max && config->connections_max < most ? config->connections_max
-									  : most;
+									 : most;
 }
 
 /* ---- What the fleet tells ---- */
@@ -394,14 +393,16 @@ static int open_control(struct daemon *daemon)
 		     : -ENOMEM;
 
 	if (r == -EADDRINUSE)
-		log_error("control socket %s: another up-master uses it; give this one another with "
-			  "--control",
+		log_error(
+			"control socket %s: another up-master uses it; give this one another with "
+			"--control",
 			path);
 	else if (r < 0 && (daemon->config->control || r == -ENOMEM))
 		log_error("control socket %s: %s", path ? path : "", strerror(-r));
 	else if (r < 0)
 		/* Asked for by nobody: a first try as an ordinary user must not fail for it. */
-		log_warn("control socket %s: %s; going on without, upctl won't work (see --control)",
+		log_warn(
+			"control socket %s: %s; going on without, upctl won't work (see --control)",
 			path, strerror(-r));
 	if (r < 0 && r != -EADDRINUSE && r != -ENOMEM && !daemon->config->control)
 		r = 0;

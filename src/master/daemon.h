@@ -57,7 +57,7 @@ struct daemon {
 	int exit_status;
 	/* reload.c */
 	struct list reload_now, reload_next; /* who waits for the running one, and for the next */
-	bool reload_wanted;                  /* one more is to follow */
+	bool reload_wanted;		     /* one more is to follow */
 	struct config *new_config;
 	struct list new_listeners;
 	unsigned n_reloads, n_reloads_failed;

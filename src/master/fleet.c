@@ -17,6 +17,8 @@
 #define BACKOFF_MIN_MS 1000
 #define BACKOFF_MAX_MS 30000
 #define PULSE_S 0.5
+/* Between two tries of --ready-path. */
+#define PROBE_S 0.2
 /* A worker that is silent for so long is passed over. */
 #define SUSPECT_US (1000 * 1000)
 
@@ -52,15 +54,16 @@ static struct generation *generation_of(const struct fleet *fleet, unsigned numb
 	return NULL;
 }
 
-static unsigned count(const struct fleet *fleet, const struct generation *generation,
-	enum worker_state state)
+static unsigned count(
+	const struct fleet *fleet, const struct generation *generation, enum worker_state state)
 {
 	unsigned n = 0;
 
 	list_each (at, &fleet->workers) {
 		const struct worker *worker = container_of(at, struct worker, link);
 
-		n += generation && worker->generation == generation->number && worker->state == state;
+		n += generation && worker->generation == generation->number &&
+		     worker->state == state;
 	}
 	return n;
 }
@@ -167,6 +170,16 @@ static void drain(struct fleet *fleet, struct worker *worker)
 	}
 }
 
+static void late(struct worker *worker, uint64_t after_ms)
+{
+	char why[sizeof(worker->boot_text) - 64];
+
+	snprintf(why, sizeof(why), "%.*s", (int)sizeof(why) - 1, worker->boot_text);
+	snprintf(worker->boot_text, sizeof(worker->boot_text), "was not ready after %.3g s%s%s",
+		(double)after_ms / 1000., *why ? ": it " : "", why);
+	worker_kill(worker);
+}
+
 static void deadline_cb(struct ev_loop *loop, ev_timer *watcher, int events)
 {
 	struct worker *worker = container_of(watcher, struct worker, deadline);
@@ -174,10 +187,7 @@ static void deadline_cb(struct ev_loop *loop, ev_timer *watcher, int events)
 
 	(void)loop, (void)events;
 	if (worker->state == WORKER_STARTING) {
-		snprintf(worker->boot_text, sizeof(worker->boot_text), "was not ready after %.3g s",
-			(double)generation_of(fleet, worker->generation)->config->ready_timeout_ms /
-				1000.);
-		worker_kill(worker);
+		late(worker, generation_of(fleet, worker->generation)->config->ready_timeout_ms);
 		return;
 	}
 	if (!worker->terminated)
@@ -272,8 +282,8 @@ static bool all_decided(const struct generation *generation)
 
 static void check_boot(struct fleet *fleet, struct generation *generation)
 {
-	bool now = generation->config->switch_when == CONFIG_SWITCH_FIRST || fleet->serving == NULL ||
-		all_decided(generation);
+	bool now = generation->config->switch_when == CONFIG_SWITCH_FIRST ||
+		   fleet->serving == NULL || all_decided(generation);
 
 	if (!generation->switched && generation->n_ready > 0 && now)
 		switch_to(fleet, generation);
@@ -319,13 +329,11 @@ static void check_progress(struct fleet *fleet)
 
 /* ---- What workers tell ---- */
 
-static void on_ready(struct worker *worker)
+static void join(struct fleet *fleet, struct worker *worker)
 {
-	struct fleet *fleet = worker->owner;
 	struct generation *generation = generation_of(fleet, worker->generation);
 
-	if (worker->state != WORKER_STARTING)
-		return;
+	*worker->boot_text = '\0';
 	ev_timer_stop(fleet->loop, &worker->deadline);
 	worker->state = WORKER_READY;
 	log_info("worker %u (generation %u): ready, pid %d", worker->id, worker->generation,
@@ -336,6 +344,53 @@ static void on_ready(struct worker *worker)
 	if (generation == fleet->serving)
 		set_round(fleet);
 	check_progress(fleet);
+}
+
+static void on_probed(void *data, int status)
+{
+	struct worker *worker = data;
+	struct fleet *fleet = worker->owner;
+	const struct generation *generation = generation_of(fleet, worker->generation);
+
+	if (worker->state != WORKER_STARTING)
+		return;
+	if (status >= 200 && status < 400) {
+		join(fleet, worker);
+		return;
+	}
+	/* 0: it died meanwhile, and will say so itself. */
+	if (status > 0)
+		snprintf(worker->boot_text, sizeof(worker->boot_text),
+			"answered GET %.200s with %d", generation->config->ready_path, status);
+	ev_timer_set(&worker->probe, PROBE_S, 0.);
+	ev_timer_start(fleet->loop, &worker->probe);
+}
+
+static void probe(struct fleet *fleet, struct worker *worker)
+{
+	const struct generation *generation = generation_of(fleet, worker->generation);
+
+	io_probe(&fleet->ios[0], &worker->seat, generation->config->ready_path, on_probed, worker);
+}
+
+static void probe_cb(struct ev_loop *loop, ev_timer *watcher, int events)
+{
+	struct worker *worker = container_of(watcher, struct worker, probe);
+
+	(void)loop, (void)events;
+	probe(worker->owner, worker);
+}
+
+static void on_ready(struct worker *worker)
+{
+	struct fleet *fleet = worker->owner;
+
+	if (worker->state != WORKER_STARTING)
+		return;
+	if (generation_of(fleet, worker->generation)->config->ready_path)
+		probe(fleet, worker);
+	else
+		join(fleet, worker);
 }
 
 static void buried(void *data, int result)
@@ -386,6 +441,11 @@ static void boot_failed(struct worker *worker, struct generation *generation)
 		generation->n_initial_failed++;
 }
 
+static bool failed_as_a_whole(const struct generation *generation)
+{
+	return !generation->finished && all_decided(generation) && generation->n_ready == 0;
+}
+
 static void on_dead(struct worker *worker)
 {
 	struct fleet *fleet = worker->owner;
@@ -394,6 +454,7 @@ static void on_dead(struct worker *worker)
 
 	worker->state = WORKER_DEAD;
 	ev_timer_stop(fleet->loop, &worker->deadline);
+	ev_timer_stop(fleet->loop, &worker->probe);
 	worker->n_unburied = fleet->n_ios;
 	for (unsigned i = 0; i < fleet->n_ios; i++)
 		io_bury(&fleet->ios[i], &worker->seat, buried, worker);
@@ -406,8 +467,7 @@ static void on_dead(struct worker *worker)
 		log_warn("worker %u (generation %u): died unexpectedly: %s", worker->id,
 			worker->generation, worker->exit_text);
 	}
-	/* A generation that fails as a whole cancels this again. */
-	if (before != WORKER_DRAINING)
+	if (before != WORKER_DRAINING && !failed_as_a_whole(generation))
 		replace(fleet, worker, generation);
 	check_progress(fleet);
 }
@@ -423,10 +483,14 @@ void fleet_on_broken(struct fleet *fleet, struct seat *seat, const char *why)
 
 	(void)fleet;
 	/* One that ends as it was told closes its channels first. */
-	if (worker->state == WORKER_DEAD || worker->state == WORKER_DRAINING)
+	if (worker->state == WORKER_DEAD || worker->state == WORKER_DRAINING || worker->broken)
 		return;
-	log_warn("worker %u (generation %u): %s on its channel, killing it", worker->id,
-		worker->generation, why);
+	worker->broken = true;
+	/* Usually it is dying, and its pidfd will say how. A channel that closes early is no death.
+	 */
+	if (strcmp(why, LENDER_CLOSED) != 0)
+		log_warn("worker %u (generation %u): %s, killing it", worker->id,
+			worker->generation, why);
 	worker_kill(worker);
 }
 
@@ -497,6 +561,7 @@ static struct worker *start(struct fleet *fleet, struct generation *generation)
 	worker->seat.worker_id = ++fleet->last_worker;
 	worker->seat.concurrency = generation->config->concurrency;
 	ev_timer_init(&worker->deadline, deadline_cb, 0., 0.);
+	ev_timer_init(&worker->probe, probe_cb, 0., 0.);
 	r = channels_init(&channels, fleet->n_ios, fleet->n_slots);
 	if (r == 0) {
 		struct worker_launch launch = {
@@ -526,7 +591,8 @@ static struct worker *start(struct fleet *fleet, struct generation *generation)
 	return worker;
 }
 
-static void hire(struct fleet *fleet, struct generation *generation, uint64_t backoff_ms, bool initial)
+static void hire(
+	struct fleet *fleet, struct generation *generation, uint64_t backoff_ms, bool initial)
 {
 	struct worker *worker = start(fleet, generation);
 
@@ -642,7 +708,7 @@ void fleet_scale(struct fleet *fleet, unsigned n, fleet_scaled *done, void *data
 	struct generation *generation = fleet->serving;
 	struct scaling *scaling = malloc(sizeof(*scaling));
 	unsigned have = count(fleet, generation, WORKER_STARTING) +
-		count(fleet, generation, WORKER_READY) + count_vacancies(fleet, generation);
+			count(fleet, generation, WORKER_READY) + count_vacancies(fleet, generation);
 
 	if (!scaling) {
 		done(data, "out of memory");

@@ -6,8 +6,8 @@
  * reload means, and who replaces whom.
  *
  * A generation is a configuration, a directory and an application as they were when it began. One
- * generation serves; a reload boots the next beside it, and the switch is one change of the round in
- * every I/O thread. Control thread only.
+ * generation serves; a reload boots the next beside it, and the switch is one change of the round
+ * in every I/O thread. Control thread only.
  */
 #include <ev.h>
 #include <stdbool.h>
@@ -26,7 +26,7 @@ struct fleet_outcome {
 	bool ok;
 	unsigned generation;
 	double duration_ms;
-	const char *error;  /* NULL where ok; with ok: workers that failed to boot, or NULL */
+	const char *error;	 /* NULL where ok; with ok: workers that failed to boot, or NULL */
 	const char *stderr_tail; /* the last lines of the worker that the error is about, or "" */
 };
 
@@ -49,8 +49,8 @@ struct fleet {
 	struct admission *admission;
 	const struct fleet_ops *ops;
 	void *data;
-	struct list workers;  /* all that exist, by id */
-	struct list vacancies; /* workers to be started later */
+	struct list workers;		      /* all that exist, by id */
+	struct list vacancies;		      /* workers to be started later */
 	struct generation *serving, *booting; /* or NULL */
 	struct list generations;
 	unsigned last_generation, last_worker;
@@ -68,9 +68,9 @@ void fleet_init(struct fleet *fleet, struct ev_loop *loop, struct io *ios, unsig
 void fleet_fini(struct fleet *fleet);
 
 /*
- * Boots a generation with this configuration, of which it takes a reference; the first one, or one to
- * take over from the one that serves. None may be booting. on_outcome tells, also where it fails at
- * once.
+ * Boots a generation with this configuration, of which it takes a reference; the first one, or one
+ * to take over from the one that serves. None may be booting. on_outcome tells, also where it fails
+ * at once.
  */
 void fleet_boot(struct fleet *fleet, struct config *config);
 bool fleet_is_booting(const struct fleet *fleet);

@@ -18,7 +18,8 @@ static int open_directory(struct generation *generation, char **out_error)
 
 	if (!path)
 		return 0;
-	/* Opened now, so that a `current` link that moves later changes the next generation only. */
+	/* Opened now, so that a `current` link that moves later changes the next generation only.
+	 */
 	generation->directory_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (generation->directory_fd >= 0)
 		return 0;
@@ -31,8 +32,8 @@ static int open_directory(struct generation *generation, char **out_error)
 static int open_module(struct generation *generation, char **out_error)
 {
 	const char *path = generation->config->app_kind == CONFIG_APP_MODULE
-		? generation->config->app.at[0]
-		: NULL;
+				   ? generation->config->app.at[0]
+				   : NULL;
 	int at = generation->directory_fd >= 0 ? generation->directory_fd : AT_FDCWD, r;
 
 	if (!path)
@@ -46,7 +47,8 @@ static int open_module(struct generation *generation, char **out_error)
 	return r;
 }
 
-int generation_new(struct config *config, unsigned number, struct generation **out, char **out_error)
+int generation_new(
+	struct config *config, unsigned number, struct generation **out, char **out_error)
 {
 	struct generation *generation = calloc(1, sizeof(*generation));
 	int r;

@@ -9,10 +9,12 @@
 
 #include "common/fd.h"
 #include "master/log.h"
+#include "master/probe.h"
 
 /* Connections accepted before the loop looks at others. */
 #define ACCEPT_MAX 64
-/* Where accept(2) fails for want of descriptors or memory that others hold, no event tells of relief. */
+/* Where accept(2) fails for want of descriptors or memory that others hold, no event tells of
+ * relief. */
 #define SHORTAGE_S 0.1
 
 /* What the control thread asked for; it goes to the I/O thread and comes back. */
@@ -28,6 +30,7 @@ struct order {
 	uint32_t n_slots;
 	struct listener *listener;
 	struct settings settings;
+	char *path;
 	unsigned n_seats;
 	struct seat *seats[];
 };
@@ -48,6 +51,7 @@ static void answered_run(struct mail *mail)
 
 	if (order->done)
 		order->done(order->data, order->result);
+	free(order->path);
 	free(order);
 }
 
@@ -162,8 +166,8 @@ static void dealt_run(struct mail *mail)
 	free(dealt);
 }
 
-static void deal(
-	struct io *from, struct io *to, int *take_fd, const struct sockaddr_storage *peer, socklen_t len)
+static void deal(struct io *from, struct io *to, int *take_fd, const struct sockaddr_storage *peer,
+	socklen_t len)
 {
 	struct dealt *dealt = to == from ? NULL : malloc(sizeof(*dealt));
 
@@ -194,7 +198,8 @@ static int accept_one(struct acceptor *acceptor)
 {
 	struct sockaddr_storage peer;
 	socklen_t len = sizeof(peer);
-	int fd = accept4(acceptor->fd, (struct sockaddr *)&peer, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd =
+		accept4(acceptor->fd, (struct sockaddr *)&peer, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 	if (fd < 0)
 		return -errno;
@@ -207,7 +212,7 @@ static int accept_one(struct acceptor *acceptor)
 static bool is_passing(int r)
 {
 	return r == -EINTR || r == -ECONNABORTED || r == -EPROTO || r == -EPERM || r == -ENETDOWN ||
-		r == -EHOSTUNREACH || r == -ENETUNREACH || r == -EOPNOTSUPP;
+	       r == -EHOSTUNREACH || r == -ENETUNREACH || r == -EOPNOTSUPP;
 }
 
 static void shortage(struct io *io, int r)
@@ -282,8 +287,8 @@ static void add_run(struct mail *mail)
 {
 	struct order *order = container_of(mail, struct order, mail);
 
-	order_answer(order, round_add(&order->io->conns.round, order->seat, &order->fd, &order->slots,
-				    order->n_slots));
+	order_answer(order, round_add(&order->io->conns.round, order->seat, &order->fd,
+				    &order->slots, order->n_slots));
 }
 
 static void set_round_run(struct mail *mail)
@@ -370,6 +375,23 @@ static void stop_run(struct mail *mail)
 	check_stopped(io);
 }
 
+static void probed(void *data, int status)
+{
+	order_answer(data, status);
+}
+
+static void probe_run(struct mail *mail)
+{
+	struct order *order = container_of(mail, struct order, mail);
+	struct io *io = order->io;
+	int r = order->path ? probe_start(&io->conns.round, order->seat, order->path, &io->probes,
+				      probed, order)
+			    : -ENOMEM;
+
+	if (r < 0)
+		order_answer(order, 0);
+}
+
 static void ping_run(struct mail *mail)
 {
 	order_answer(container_of(mail, struct order, mail), 0);
@@ -431,6 +453,15 @@ void io_stop(struct io *io, io_done *done, void *data)
 	order_send(order_new(io, 0, done, data), stop_run);
 }
 
+void io_probe(struct io *io, struct seat *seat, const char *path, io_done *done, void *data)
+{
+	struct order *order = order_new(io, 0, done, data);
+
+	order->seat = seat;
+	order->path = strdup(path);
+	order_send(order, probe_run);
+}
+
 void io_ping(struct io *io, io_done *done, void *data)
 {
 	order_send(order_new(io, 0, done, data), ping_run);
@@ -476,8 +507,9 @@ static void on_broken(void *data, struct seat *seat, const char *why)
 	mailbox_send(io->control, &broken->mail);
 }
 
-int io_init(struct io *io, unsigned id, const struct settings *settings, struct admission *admission,
-	struct gate *gate, struct io *ios, unsigned n_ios, struct mailbox *control,
+int io_init(struct io *io, unsigned id, const struct settings *settings,
+	struct admission *admission, struct gate *gate, struct io *ios, unsigned n_ios,
+	struct mailbox *control,
 	void (*on_broken_fn)(void *data, struct seat *seat, const char *why), void *data)
 {
 	int r;
@@ -491,6 +523,7 @@ int io_init(struct io *io, unsigned id, const struct settings *settings, struct 
 	io->conns.on_broken = on_broken;
 	io->conns.data = io;
 	list_init(&io->acceptors);
+	list_init(&io->probes);
 	io->gate = gate;
 	io->ios = ios;
 	io->n_ios = n_ios;
@@ -513,6 +546,8 @@ void io_fini(struct io *io)
 	thread_stop(&io->thread);
 	free(io->stop_order);
 	io->stop_order = NULL;
+	list_each (at, &io->probes)
+		probe_free(probe_of(at));
 	conns_fini(&io->conns);
 	list_each (at, &io->acceptors)
 		acceptor_free(container_of(at, struct acceptor, link));

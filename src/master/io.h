@@ -14,8 +14,8 @@
 #include "master/thread.h"
 
 /*
- * How many connections there may be, over all threads. Past the limit nobody accepts; clients wait in
- * the kernel's queue, and the next close lets them in.
+ * How many connections there may be, over all threads. Past the limit nobody accepts; clients wait
+ * in the kernel's queue, and the next close lets them in.
  */
 struct gate {
 	unsigned max;
@@ -29,16 +29,17 @@ struct io {
 	/* private */
 	struct list acceptors;
 	struct gate *gate;
-	struct io *ios; /* all of them, in an array */
+	struct io *ios;		 /* all of them, in an array */
 	unsigned n_ios, next_io; /* whom a shared listener's next connection goes to */
 	bool accepting;
 	ev_timer shortage;
-	bool shortage_logged; /* once for each, not once for each try */
+	bool shortage_logged;  /* once for each, not once for each try */
 	struct mail open_mail; /* the gate has opened */
 	_Atomic bool open_mail_sent;
 	struct mailbox *control;
 	void (*on_broken)(void *data, struct seat *seat, const char *why);
 	void *data;
+	struct list probes;
 	struct order *stop_order; /* waits for the last connection */
 };
 
@@ -46,9 +47,10 @@ struct io {
  * ios: the array of n that this one is in. on_broken: a worker's channel broke; it is called on the
  * control thread, and why is its own to read during the call.
  */
-int io_init(struct io *io, unsigned id, const struct settings *settings, struct admission *admission,
-	struct gate *gate, struct io *ios, unsigned n_ios, struct mailbox *control,
-	void (*on_broken)(void *data, struct seat *seat, const char *why), void *data);
+int io_init(struct io *io, unsigned id, const struct settings *settings,
+	struct admission *admission, struct gate *gate, struct io *ios, unsigned n_ios,
+	struct mailbox *control, void (*on_broken)(void *data, struct seat *seat, const char *why),
+	void *data);
 int io_start(struct io *io);
 /* Ends the thread, closes every connection, and frees. */
 void io_fini(struct io *io);
@@ -72,5 +74,7 @@ void io_listen(struct io *io, struct listener *listener, io_done *done, void *da
 void io_unlisten(struct io *io, struct listener *listener, io_done *done, void *data);
 /* Serves what is under way and closes the rest; done when no connection is left. */
 void io_stop(struct io *io, io_done *done, void *data);
+/* Asks the worker for path. The result is the status of its answer, or 0. path is copied. */
+void io_probe(struct io *io, struct seat *seat, const char *path, io_done *done, void *data);
 /* done when the thread answers. */
 void io_ping(struct io *io, io_done *done, void *data);

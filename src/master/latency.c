@@ -59,7 +59,8 @@ void latency_summarise(struct latency *const histograms[], unsigned n, struct la
 	struct latency_summary sum = { 0 };
 
 	for (unsigned t = 0; t < n; t++) {
-		uint64_t max_us = atomic_load_explicit(&histograms[t]->max_us, memory_order_relaxed);
+		uint64_t max_us =
+			atomic_load_explicit(&histograms[t]->max_us, memory_order_relaxed);
 
 		if (max_us > sum.max_us)
 			sum.max_us = max_us;

@@ -4,8 +4,9 @@
 /*
  * Latency: a histogram of microseconds at constant cost and size.
  *
- * Buckets grow with the value: 32 to each power of two, so a percentile is at most 3 % too high. One
- * thread adds; any thread may read meanwhile, and sees each count torn from the others by a moment.
+ * Buckets grow with the value: 32 to each power of two, so a percentile is at most 3 % too high.
+ * One thread adds; any thread may read meanwhile, and sees each count torn from the others by a
+ * moment.
  */
 #include <stdatomic.h>
 #include <stdint.h>
@@ -25,5 +26,4 @@ struct latency_summary {
 };
 
 /* Sums n histograms up. Any thread. */
-void latency_summarise(
-	struct latency *const histograms[], unsigned n, struct latency_summary *out);
+void latency_summarise(struct latency *const histograms[], unsigned n, struct latency_summary *out);

@@ -27,10 +27,10 @@ struct lender {
 	struct loan *collected[WIRE_FDS_MAX]; /* the loans in batch */
 	unsigned n_collected;
 	uint32_t n_sent, n_taken; /* lends, modulo 2^32; sent - taken <= WIRE_WINDOW */
-	bool full;      /* the channel refused a message */
-	bool tried_again; /* nothing was sent since it was last said to have room */
-	bool retired;   /* lender_retire() */
-	bool last_sent; /* WIRE_LAST has gone out */
+	bool full;		  /* the channel refused a message */
+	bool tried_again;	  /* nothing was sent since it was last said to have room */
+	bool retired;		  /* lender_retire() */
+	bool last_sent;		  /* WIRE_LAST has gone out */
 	bool broken;
 	bool settling; /* the worker is dead: an end of the channel is no news */
 	/* Slots: those at 0 to n_used - 1 have been used; the free ones among them are stacked. */
@@ -64,7 +64,7 @@ static bool window_open(const struct lender *lender)
 bool lender_open(const struct lender *lender)
 {
 	return !lender->full && !lender->retired && !lender->broken && !lender->settling &&
-		window_open(lender);
+	       window_open(lender);
 }
 
 static void break_off(struct lender *lender, const char *why)
@@ -131,6 +131,14 @@ static void loan_release(struct lender *lender, struct loan *loan)
 	loan->lender = NULL;
 }
 
+/* The loan has ended. A detached socket has given its place at the worker up already. */
+static void leave(struct lender *lender, struct loan *loan)
+{
+	loan_release(lender, loan);
+	if (!loan->detached)
+		lender->ops->on_seat_left(lender->data, loan);
+}
+
 /* The loan that a record of the worker's speaks of, or NULL where it holds no such. */
 static struct loan *find_loan(struct lender *lender, uint32_t slot, uint64_t request_id)
 {
@@ -151,14 +159,14 @@ static void refuse_collected(struct lender *lender)
 	lender->n_collected = 0;
 	wire_batch_clear(&lender->batch);
 	for (unsigned i = 0; i < n; i++)
-		loan_release(lender, loans[i]);
+		leave(lender, loans[i]);
 	for (unsigned i = 0; i < n; i++)
-		lender->ops->on_refused(lender->data, loans[i]);
+		loans[i]->ops->on_refused(loans[i]);
 }
 
 /*
- * Too many descriptors in flight over all processes of the user (ETOOMANYREFS) gives no event when it
- * passes, and the channel is writable all the while: only then a short rest bounds the retries.
+ * Too many descriptors in flight over all processes of the user (ETOOMANYREFS) gives no event when
+ * it passes, and the channel is writable all the while: only then a short rest bounds the retries.
  */
 static void wait_for_room(struct lender *lender)
 {
@@ -233,7 +241,8 @@ static void put_terms(
 
 int lender_lend(struct lender *lender, struct loan *loan, const struct loan_terms *terms)
 {
-	size_t len = sizeof(struct wire_lend) + terms->peer_len + terms->head->len + terms->ahead_len;
+	size_t len =
+		sizeof(struct wire_lend) + terms->peer_len + terms->head->len + terms->ahead_len;
 	struct wire_lend *lend;
 	int r;
 
@@ -322,8 +331,8 @@ static const char *take_return(struct lender *lender, const struct wire_return *
 		return "returned what it does not hold";
 	if (ret->disposition < WIRE_KEEP || ret->disposition > WIRE_BAD_BODY)
 		return "unknown disposition";
-	loan_release(lender, loan);
-	lender->ops->on_return(lender->data, loan, ret);
+	leave(lender, loan);
+	loan->ops->on_return(loan, ret);
 	return NULL;
 }
 
@@ -333,8 +342,9 @@ static const char *take_detached(struct lender *lender, const struct wire_return
 
 	if (!loan || loan->detached)
 		return "detached what it does not hold";
+	lender->ops->on_seat_left(lender->data, loan);
 	loan->detached = true;
-	lender->ops->on_detached(lender->data, loan, ret);
+	loan->ops->on_detached(loan, ret);
 	return NULL;
 }
 
@@ -369,10 +379,11 @@ static bool receive(struct lender *lender, unsigned n)
 	const char *why = NULL;
 	int r = WIRE_MESSAGE;
 
-	while (!why && n-- > 0 && (r = wire_receive(lender->fd, &lender->thread->inbox)) == WIRE_MESSAGE)
+	while (!why && n-- > 0 &&
+		(r = wire_receive(lender->fd, &lender->thread->inbox)) == WIRE_MESSAGE)
 		why = take_message(lender);
 	if (r == WIRE_EOF)
-		why = "closed the channel";
+		why = LENDER_CLOSED;
 	else if (r < 0 && r != -EAGAIN)
 		why = strerror(-r);
 	if (why)
@@ -402,16 +413,16 @@ void lender_settle(struct lender *lender)
 
 		if (!loan)
 			continue;
-		loan_release(lender, loan);
-		lender->ops->on_lost(lender->data, loan, atomic_load(&slot->taken) != 0,
-			atomic_load(&slot->end));
+		leave(lender, loan);
+		loan->ops->on_lost(loan, atomic_load(&slot->taken) != 0, atomic_load(&slot->end));
 	}
 }
 
 /* ---- Life ---- */
 
-int lender_new(struct thread *thread, struct seat *seat, int *take_fd, struct wire_slot **take_slots,
-	uint32_t n_slots, const struct lender_ops *ops, void *data, struct lender **out)
+int lender_new(struct thread *thread, struct seat *seat, int *take_fd,
+	struct wire_slot **take_slots, uint32_t n_slots, const struct lender_ops *ops, void *data,
+	struct lender **out)
 {
 	FD_AUTO int fd = fd_take(take_fd);
 	struct wire_slot *slots = *take_slots;

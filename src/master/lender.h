@@ -20,8 +20,23 @@
 
 struct lender;
 
-/* One request lent, or about to be. Zero it; the fields are the lender's. */
+struct loan;
+
+/* What becomes of a loan. In each case it is free again, but for on_detached. */
+struct loan_ops {
+	/* The worker is done with it. */
+	void (*on_return)(struct loan *loan, const struct wire_return *ret);
+	/* The worker keeps the socket; on_return or on_lost will follow. */
+	void (*on_detached)(struct loan *loan, const struct wire_return *ret);
+	/* It was not sent after all: the channel is full or broken. */
+	void (*on_refused)(struct loan *loan);
+	/* The worker died with it. `taken` and `end`: see struct wire_slot. */
+	void (*on_lost)(struct loan *loan, bool taken, uint64_t end);
+};
+
+/* One request lent, or about to be. Zero it and set ops; the other fields are the lender's. */
 struct loan {
+	const struct loan_ops *ops;
 	struct lender *lender; /* NULL: not lent */
 	struct seat *seat;     /* the caller's note of whose seat it takes */
 	uint64_t request_id;
@@ -41,15 +56,13 @@ struct loan_terms {
 	socklen_t peer_len;
 };
 
+/* Why a channel broke that just ended: the usual one where a worker dies. */
+#define LENDER_CLOSED "closed its channel"
+
 struct lender_ops {
-	/* The loan has ended; it is free again. */
-	void (*on_return)(void *data, struct loan *loan, const struct wire_return *ret);
-	/* The worker keeps the socket; on_return or on_lost will follow. */
-	void (*on_detached)(void *data, struct loan *loan, const struct wire_return *ret);
-	/* The loan was not sent after all and is free again: the channel is full or broken. */
-	void (*on_refused)(void *data, struct loan *loan);
-	/* The worker died with the loan, which is free again. `taken` and `end`: see struct wire_slot. */
-	void (*on_lost)(void *data, struct loan *loan, bool taken, uint64_t end);
+	/* The worker has given its place at the seat up: before loan->ops is called, but after a
+	 * detached loan only once. */
+	void (*on_seat_left)(void *data, struct loan *loan);
 	/* lender_open() is true again. */
 	void (*on_opened)(void *data, struct lender *lender);
 	/* The worker closed the channel or talks nonsense: why. It lends no more. Called once. */
@@ -60,8 +73,9 @@ struct lender_ops {
  * Takes *take_fd and *take_slots, also on failure; borrows the seat for its life. Returns 0 or
  * -errno.
  */
-int lender_new(struct thread *thread, struct seat *seat, int *take_fd, struct wire_slot **take_slots,
-	uint32_t n_slots, const struct lender_ops *ops, void *data, struct lender **out);
+int lender_new(struct thread *thread, struct seat *seat, int *take_fd,
+	struct wire_slot **take_slots, uint32_t n_slots, const struct lender_ops *ops, void *data,
+	struct lender **out);
 /* Nothing may be lent any more: lender_settle() first. Accepts NULL. Returns NULL. */
 struct lender *lender_free(struct lender *lender);
 

@@ -81,8 +81,8 @@ static int set_on(int fd, int level, int option)
 
 /*
  * One more socket for the same address. The first is bound without SO_REUSEPORT, so that a second
- * up-master gets EADDRINUSE and does not share the port in silence; the option, set afterwards, lets
- * the others of ours in.
+ * up-master gets EADDRINUSE and does not share the port in silence; the option, set afterwards,
+ * lets the others of ours in.
  */
 static int tcp_bind(int *out_fd, const struct sockaddr *addr, socklen_t len, bool first, bool dual)
 {
@@ -109,7 +109,8 @@ static int tcp_bind(int *out_fd, const struct sockaddr *addr, socklen_t len, boo
 	return r;
 }
 
-static int tcp_open_all(struct listener *listener, const struct addrinfo *info, int backlog, bool dual)
+static int tcp_open_all(
+	struct listener *listener, const struct addrinfo *info, int backlog, bool dual)
 {
 	struct sockaddr_storage addr;
 	socklen_t len = info->ai_addrlen;
@@ -125,7 +126,8 @@ static int tcp_open_all(struct listener *listener, const struct addrinfo *info, 
 				r = -errno;
 		}
 	}
-	/* All are bound first: with one listening alone its queue would get the first connections. */
+	/* All are bound first: with one listening alone its queue would get the first connections.
+	 */
 	for (unsigned i = 0; i < listener->n_fds && r == 0; i++)
 		if (listen(listener->fds[i], backlog) < 0)
 			r = -errno;
@@ -161,10 +163,11 @@ static char *split_host(const char *address, const char **out_port)
 	return strndup(address, len);
 }
 
-static int open_any(const char *address, const char *port, unsigned n_threads, int backlog,
-	struct list *to)
+static int open_any(
+	const char *address, const char *port, unsigned n_threads, int backlog, struct list *to)
 {
-	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6, .sin6_port = htons((uint16_t)atoi(port)) };
+	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6,
+		.sin6_port = htons((uint16_t)atoi(port)) };
 	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_port = v6.sin6_port };
 	struct addrinfo info = { .ai_addr = (struct sockaddr *)&v6, .ai_addrlen = sizeof(v6) };
 	int r = tcp_listener(address, &info, n_threads, backlog, true, to);
@@ -177,10 +180,11 @@ static int open_any(const char *address, const char *port, unsigned n_threads, i
 	return tcp_listener(address, &info, n_threads, backlog, false, to);
 }
 
-static int open_tcp(const char *address, unsigned n_threads, int backlog, struct list *to,
-	const char **out_why)
+static int open_tcp(
+	const char *address, unsigned n_threads, int backlog, struct list *to, const char **out_why)
 {
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV };
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
+		.ai_flags = AI_PASSIVE | AI_NUMERICSERV };
 	struct addrinfo *found = NULL;
 	const char *port;
 	char *host = split_host(address, &port);
@@ -219,8 +223,8 @@ static int open_unix(const char *address, int backlog, struct list *to)
 	listener->address = strdup(address);
 	/* Whoever may enter the directory may connect, as nginx has it. */
 	r = listener->address
-		? unix_path_listen(path, 0666, backlog, &listener->path, &listener->fds[0])
-		: -ENOMEM;
+		    ? unix_path_listen(path, 0666, backlog, &listener->path, &listener->fds[0])
+		    : -ENOMEM;
 	if (r == 0) {
 		list_append(to, &listener->link);
 		return 0;

@@ -15,9 +15,9 @@
 struct listener {
 	struct list link;
 	char *configured; /* as in --listen; NULL where inherited */
-	char *address;    /* as in the status: "127.0.0.1:3000", "[::]:3000", "unix:/run/x" */
+	char *address;	  /* as in the status: "127.0.0.1:3000", "[::]:3000", "unix:/run/x" */
 	bool inherited;
-	unsigned n_fds;   /* the number of I/O threads, or 1: shared */
+	unsigned n_fds; /* the number of I/O threads, or 1: shared */
 	int *fds;
 	struct unix_path path;
 };
@@ -27,8 +27,8 @@ struct listener {
  * appends them to `to`. Returns 0, or -errno with *out_error set to a sentence, to be freed; then
  * nothing was appended.
  */
-int listener_open(const char *address, unsigned n_threads, int backlog, struct list *to,
-	char **out_error);
+int listener_open(
+	const char *address, unsigned n_threads, int backlog, struct list *to, char **out_error);
 /* Takes a listening socket that somebody else made. Takes *take_fd. Returns 0 or -errno. */
 int listener_inherit(int *take_fd, struct list *to);
 /* Closes its sockets and removes a UNIX path of ours. Takes it out of its list. */

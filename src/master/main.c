@@ -12,8 +12,8 @@
 static int print_config(const struct config *config)
 {
 	json_t *dump = config_dump(config);
-	int failed = !dump || json_dumpf(dump, stdout, JSON_INDENT(2)) < 0 || putchar('\n') == EOF ||
-		fflush(stdout) == EOF;
+	int failed = !dump || json_dumpf(dump, stdout, JSON_INDENT(2)) < 0 ||
+		     putchar('\n') == EOF || fflush(stdout) == EOF;
 
 	json_decref(dump);
 	return failed ? 1 : 0;

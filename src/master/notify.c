@@ -20,7 +20,8 @@ static void on_pong(void *data, int result)
 	struct notify *notify = data;
 
 	(void)result;
-	/* Only while every thread answers: one that hangs holds connections nobody else can serve. */
+	/* Only while every thread answers: one that hangs holds connections nobody else can serve.
+	 */
 	if (--notify->n_silent == 0)
 		sd_notify(0, "WATCHDOG=1");
 }

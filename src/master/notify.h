@@ -2,8 +2,8 @@
 /* SPDX-FileCopyrightText: the up-master authors */
 #pragma once
 /*
- * Notify: what the service manager is told (sd_notify(3)), and the watchdog (sd_watchdog_enabled(3)).
- * Without a service manager all of it does nothing. Control thread only.
+ * Notify: what the service manager is told (sd_notify(3)), and the watchdog
+ * (sd_watchdog_enabled(3)). Without a service manager all of it does nothing. Control thread only.
  */
 #include <ev.h>
 #include <stdbool.h>
@@ -28,4 +28,5 @@ void notify_ready(struct notify *notify);
 void notify_reloading(struct notify *notify);
 void notify_stopping(struct notify *notify);
 /* One line for people. */
-__attribute__((format(printf, 2, 3))) void notify_status(struct notify *notify, const char *fmt, ...);
+__attribute__((format(printf, 2, 3))) void notify_status(
+	struct notify *notify, const char *fmt, ...);

@@ -59,7 +59,8 @@ static void put_lines(struct output *output)
 /* Returns whether there may be more. */
 static bool read_some(struct output *output)
 {
-	ssize_t n = read(output->fd, output->line + output->len, sizeof(output->line) - output->len);
+	ssize_t n =
+		read(output->fd, output->line + output->len, sizeof(output->line) - output->len);
 
 	if (n < 0)
 		return errno == EINTR;
@@ -97,7 +98,8 @@ void output_init(struct output *output, struct ev_loop *loop, int *take_fd, int 
 
 void output_fini(struct output *output)
 {
-	/* What a dead process left is at most a full pipe; a grandchild that writes on is not awaited. */
+	/* What a dead process left is at most a full pipe; a grandchild that writes on is not
+	 * awaited. */
 	for (unsigned i = 0; i < 64 && output->fd >= 0 && read_some(output); i++)
 		;
 	if (output->len > 0)

@@ -19,8 +19,8 @@ struct output_tail {
 struct output {
 	struct ev_loop *loop;
 	ev_io watcher;
-	int fd;   /* the reading end; -1 when it has ended */
-	int to;   /* STDOUT_FILENO or STDERR_FILENO */
+	int fd; /* the reading end; -1 when it has ended */
+	int to; /* STDOUT_FILENO or STDERR_FILENO */
 	char prefix[64];
 	struct output_tail *tail; /* or NULL */
 	size_t len;

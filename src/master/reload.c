@@ -17,11 +17,11 @@ struct asker {
 	struct control_reply *reply;
 };
 
-static void answer_ok(struct control_reply *reply, unsigned generation, double duration_ms,
-	const char *warning)
+static void answer_ok(
+	struct control_reply *reply, unsigned generation, double duration_ms, const char *warning)
 {
-	json_t *body = json_pack(
-		"{s:i, s:f}", "generation", (int)generation, "duration_ms", duration_ms);
+	json_t *body =
+		json_pack("{s:i, s:f}", "generation", (int)generation, "duration_ms", duration_ms);
 
 	if (body && warning)
 		json_object_set_new(body, "warning", json_string(warning));
@@ -112,8 +112,8 @@ static int open_listeners(
 	addresses = listen_of(daemon, config, &n);
 	for (unsigned i = 0; i < n && r == 0; i++)
 		if (!listens_on(&daemon->listeners, addresses[i]) && !listens_on(to, addresses[i]))
-			r = listener_open(addresses[i], config->threads, (int)config->backlog, to,
-				out_error);
+			r = listener_open(
+				addresses[i], config->threads, (int)config->backlog, to, out_error);
 	if (r < 0)
 		close_all(to);
 	return r;
@@ -193,7 +193,8 @@ static void finish(struct daemon *daemon)
 	if (daemon->state == DAEMON_RELOADING)
 		daemon->state = DAEMON_RUNNING;
 	notify_busy(&daemon->notify, false);
-	/* Also after a failure: systemd would wait for it for ever. The error is in the status line. */
+	/* Also after a failure: systemd would wait for it for ever. The error is in the status
+	 * line. */
 	notify_ready(&daemon->notify);
 	daemon_tell(daemon);
 	reload_next(daemon);

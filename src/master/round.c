@@ -11,43 +11,11 @@
 
 /* ---- What the lenders tell ---- */
 
-static void leave_seat(struct round *round, struct loan *loan)
-{
-	/* A detached socket has given its place at the worker up already. */
-	if (!loan->detached)
-		seat_free(loan->seat, round->admission);
-}
-
-static void on_return(void *data, struct loan *loan, const struct wire_return *ret)
-{
-	struct round *round = data;
-
-	leave_seat(round, loan);
-	round->ops->on_return(round->data, loan, ret);
-}
-
-static void on_detached(void *data, struct loan *loan, const struct wire_return *ret)
+static void on_seat_left(void *data, struct loan *loan)
 {
 	struct round *round = data;
 
 	seat_free(loan->seat, round->admission);
-	round->ops->on_detached(round->data, loan, ret);
-}
-
-static void on_refused(void *data, struct loan *loan)
-{
-	struct round *round = data;
-
-	seat_free(loan->seat, round->admission);
-	round->ops->on_refused(round->data, loan);
-}
-
-static void on_lost(void *data, struct loan *loan, bool taken, uint64_t end)
-{
-	struct round *round = data;
-
-	leave_seat(round, loan);
-	round->ops->on_lost(round->data, loan, taken, end);
 }
 
 static void on_opened(void *data, struct lender *lender)
@@ -66,20 +34,28 @@ static void on_broken(void *data, struct lender *lender, const char *why)
 }
 
 static const struct lender_ops lender_ops = {
-	.on_return = on_return,
-	.on_detached = on_detached,
-	.on_refused = on_refused,
-	.on_lost = on_lost,
+	.on_seat_left = on_seat_left,
 	.on_opened = on_opened,
 	.on_broken = on_broken,
 };
 
 /* ---- Whose turn it is ---- */
 
+static struct lender *find(struct round *round, const struct seat *seat)
+{
+	for (unsigned i = 0; i < round->n_lenders; i++)
+		if (lender_seat(round->lenders[i]) == seat)
+			return round->lenders[i];
+	list_each (at, &round->outside)
+		if (lender_seat(lender_of(at)) == seat)
+			return lender_of(at);
+	return NULL;
+}
+
 static bool may_serve(const struct lender *lender)
 {
 	return lender_open(lender) &&
-		!atomic_load_explicit(&lender_seat(lender)->suspect, memory_order_relaxed);
+	       !atomic_load_explicit(&lender_seat(lender)->suspect, memory_order_relaxed);
 }
 
 static struct lender *pick_in_turn(struct round *round, unsigned first)
@@ -136,8 +112,7 @@ int round_lend(struct round *round, struct loan *loan, const struct loan_terms *
 		loan->seat = lender_seat(lender);
 		r = lender_lend(lender, loan, terms);
 		if (r == 0) {
-			atomic_fetch_add_explicit(
-				&loan->seat->n_requests, 1, memory_order_relaxed);
+			atomic_fetch_add_explicit(&loan->seat->n_requests, 1, memory_order_relaxed);
 			return 0;
 		}
 		seat_free(loan->seat, round->admission);
@@ -145,6 +120,25 @@ int round_lend(struct round *round, struct loan *loan, const struct loan_terms *
 			return r;
 	}
 	return -EAGAIN;
+}
+
+int round_lend_to(struct round *round, const struct seat *seat, struct loan *loan,
+	const struct loan_terms *terms)
+{
+	struct lender *lender = find(round, seat);
+	int r;
+
+	if (!lender || !lender_open(lender))
+		return -EAGAIN;
+	loan->seat = lender_seat(lender);
+	/* Beside the count of its concurrency: it is asked about its health, not given work. */
+	atomic_fetch_add(&loan->seat->n_held, 1);
+	r = lender_lend(lender, loan, terms);
+	if (r < 0)
+		seat_free(loan->seat, round->admission);
+	else
+		lender_flush(lender);
+	return r;
 }
 
 static bool has_room(struct round *round)
@@ -232,23 +226,12 @@ static void line_wake(struct line_end *end)
 
 /* ---- The round's members ---- */
 
-static struct lender *find(struct round *round, const struct seat *seat)
-{
-	for (unsigned i = 0; i < round->n_lenders; i++)
-		if (lender_seat(round->lenders[i]) == seat)
-			return round->lenders[i];
-	list_each (at, &round->outside)
-		if (lender_seat(lender_of(at)) == seat)
-			return lender_of(at);
-	return NULL;
-}
-
 int round_add(struct round *round, struct seat *seat, int *take_fd, struct wire_slot **take_slots,
 	uint32_t n_slots)
 {
 	struct lender *lender;
-	int r = lender_new(round->thread, seat, take_fd, take_slots, n_slots, &lender_ops, round,
-		&lender);
+	int r = lender_new(
+		round->thread, seat, take_fd, take_slots, n_slots, &lender_ops, round, &lender);
 
 	if (r == 0)
 		list_append(&round->outside, lender_link(lender));

@@ -5,8 +5,9 @@
  * Round: which worker gets a request, as one I/O thread sees it.
  *
  * Holds the thread's lenders: those in the round, and those that are outside of it (not ready yet,
- * or retired). Sends what the lenders collected once per turn of the loop, and lets requests wait in
- * the line of all threads while nobody is free. Loans are the caller's; all on the round's thread.
+ * or retired). Sends what the lenders collected once per turn of the loop, and lets requests wait
+ * in the line of all threads while nobody is free. Loans are the caller's; all on the round's
+ * thread.
  */
 #include <ev.h>
 #include <stdbool.h>
@@ -15,14 +16,11 @@
 #include "master/lender.h"
 #include "master/thread.h"
 
-/* Upward calls; see struct lender_ops. */
+/* Upward calls. */
 struct round_ops {
-	void (*on_return)(void *data, struct loan *loan, const struct wire_return *ret);
-	void (*on_detached)(void *data, struct loan *loan, const struct wire_return *ret);
-	void (*on_refused)(void *data, struct loan *loan);
-	void (*on_lost)(void *data, struct loan *loan, bool taken, uint64_t end);
 	/* The place has left the line: try round_lend() again, or round_wait(). */
 	void (*on_granted)(void *data, struct place *place);
+	/* See struct lender_ops. */
 	void (*on_broken)(void *data, struct seat *seat, const char *why);
 };
 
@@ -51,8 +49,9 @@ void round_fini(struct round *round);
 int round_add(struct round *round, struct seat *seat, int *take_fd, struct wire_slot **take_slots,
 	uint32_t n_slots);
 /*
- * From now on exactly these take new requests; those that were in the round and are not any more are
- * retired. Seats without a lender here are passed over. Returns 0 or -ENOMEM: then nothing changed.
+ * From now on exactly these take new requests; those that were in the round and are not any more
+ * are retired. Seats without a lender here are passed over. Returns 0 or -ENOMEM: then nothing
+ * changed.
  */
 int round_set(struct round *round, struct seat *const seats[], unsigned n_seats);
 /* The worker is dead: settles and frees its lender, wherever it is. */
@@ -60,6 +59,9 @@ void round_bury(struct round *round, struct seat *seat);
 
 /* Lends to whoever's turn it is. Returns 0, -EAGAIN where nobody is free, -EMSGSIZE or -ENOMEM. */
 int round_lend(struct round *round, struct loan *loan, const struct loan_terms *terms);
+/* Lends to that worker, in the round or not, at once. Returns as round_lend() does. */
+int round_lend_to(struct round *round, const struct seat *seat, struct loan *loan,
+	const struct loan_terms *terms);
 /* Waits in line. False where the line is full. */
 bool round_wait(struct round *round, struct place *place);
 void round_leave(struct round *round, struct place *place);

@@ -14,7 +14,8 @@ struct signals {
 	void *data;
 };
 
-/* Blocks the signals that the daemon handles, in this thread and those made later. Before any is. */
+/* Blocks the signals that the daemon handles, in this thread and those made later. Before any is.
+ */
 void signals_block(void);
 /* Returns 0 or -errno. */
 int signals_open(struct signals *signals, struct ev_loop *loop,

@@ -41,8 +41,8 @@ static unsigned in_state(const struct daemon *daemon, enum conn_state state)
 	({                                                                                         \
 		uint64_t sum_ = 0;                                                                 \
 		for (unsigned i_ = 0; i_ < (daemon)->n_ios; i_++)                                  \
-			sum_ += atomic_load_explicit(&(daemon)->ios[i_].thread.counters.field,     \
-				memory_order_relaxed);                                             \
+			sum_ += atomic_load_explicit(                                              \
+				&(daemon)->ios[i_].thread.counters.field, memory_order_relaxed);   \
 		sum_;                                                                              \
 	})
 
@@ -50,15 +50,15 @@ static json_t *connections(const struct daemon *daemon)
 {
 	/* What the master itself answers, drains or waits to see closed is read, by it. */
 	unsigned reading = in_state(daemon, CONN_READING) + in_state(daemon, CONN_ANSWERING) +
-		in_state(daemon, CONN_CLOSING);
+			   in_state(daemon, CONN_CLOSING);
 	unsigned waiting = in_state(daemon, CONN_WAITING), lent = in_state(daemon, CONN_LENT);
 	unsigned idle = in_state(daemon, CONN_IDLE), upgraded = in_state(daemon, CONN_UPGRADED);
 
 	return json_pack("{s:o, s:i, s:i, s:i, s:i, s:i, s:i, s:o}", "accepted",
 		counted(SUM(daemon, n_accepted)), "open",
-		(int)(reading + waiting + lent + idle + upgraded), "reading", (int)reading, "waiting",
-		(int)waiting, "lent", (int)lent, "idle", (int)idle, "upgraded", (int)upgraded,
-		"dropped", counted(SUM(daemon, n_dropped)));
+		(int)(reading + waiting + lent + idle + upgraded), "reading", (int)reading,
+		"waiting", (int)waiting, "lent", (int)lent, "idle", (int)idle, "upgraded",
+		(int)upgraded, "dropped", counted(SUM(daemon, n_dropped)));
 }
 
 static json_t *latency(const struct daemon *daemon)
@@ -120,9 +120,10 @@ static const char *worker_state_name(const struct worker *worker)
 
 static json_t *worker_entry(const struct worker *worker)
 {
-	return json_pack("{s:i, s:i, s:o, s:i, s:s, s:f, s:o, s:i, s:o}", "id", (int)worker->id, "pid",
-		(int)worker->pid, "app_pid", worker->app_pid ? counted((uint64_t)worker->app_pid) : json_null(),
-		"generation", (int)worker->generation, "state", worker_state_name(worker), "uptime_s",
+	return json_pack("{s:i, s:i, s:o, s:i, s:s, s:f, s:o, s:i, s:o}", "id", (int)worker->id,
+		"pid", (int)worker->pid, "app_pid",
+		worker->app_pid ? counted((uint64_t)worker->app_pid) : json_null(), "generation",
+		(int)worker->generation, "state", worker_state_name(worker), "uptime_s",
 		(double)(clock_us() - worker->started_us) / 1e6, "requests",
 		counted(atomic_load(&worker->seat.n_requests)), "in_flight",
 		(int)atomic_load(&worker->seat.n_held), "rss_bytes", resident(worker->pid));
@@ -150,9 +151,8 @@ static json_t *listeners(const struct daemon *daemon)
 	list_each (at, (struct list *)&daemon->listeners) {
 		const struct listener *listener = container_of(at, struct listener, link);
 
-		json_array_append_new(list,
-			json_pack("{s:s, s:b}", "address", listener->address, "inherited",
-				listener->inherited));
+		json_array_append_new(list, json_pack("{s:s, s:b}", "address", listener->address,
+						    "inherited", listener->inherited));
 	}
 	return list;
 }
@@ -161,8 +161,8 @@ static json_t *last_reload(const struct reload_result *last)
 {
 	if (!last->known)
 		return json_null();
-	return json_pack("{s:i, s:b, s:s?, s:f}", "generation", (int)last->generation, "ok", last->ok,
-		"error", last->error, "duration_ms", last->duration_ms);
+	return json_pack("{s:i, s:b, s:s?, s:f}", "generation", (int)last->generation, "ok",
+		last->ok, "error", last->error, "duration_ms", last->duration_ms);
 }
 
 static json_t *threads(const struct daemon *daemon)
@@ -184,13 +184,14 @@ json_t *status_document(struct daemon *daemon)
 {
 	const struct generation *serving = daemon->fleet.serving;
 
-	return json_pack("{s:s, s:i, s:f, s:s, s:i, s:o, s:o, s:o, s:o, s:o, s:{s:i, s:i, s:o}, s:o}",
+	return json_pack(
+		"{s:s, s:i, s:f, s:s, s:i, s:o, s:o, s:o, s:o, s:o, s:{s:i, s:i, s:o}, s:o}",
 		"version", UP_VERSION, "pid", (int)getpid(), "uptime_s",
 		(double)(clock_us() - daemon->started_us) / 1e6, "state",
 		daemon_state_name(daemon->state), "generation", serving ? (int)serving->number : 1,
 		"listeners", listeners(daemon), "connections", connections(daemon), "requests",
 		requests(daemon), "workers", workers(daemon), "respawns",
-		counted(daemon->fleet.n_respawns), "reloads", "count", (int)daemon->n_reloads, "failed",
-		(int)daemon->n_reloads_failed, "last", last_reload(&daemon->last_reload), "threads",
-		threads(daemon));
+		counted(daemon->fleet.n_respawns), "reloads", "count", (int)daemon->n_reloads,
+		"failed", (int)daemon->n_reloads_failed, "last", last_reload(&daemon->last_reload),
+		"threads", threads(daemon));
 }

@@ -10,8 +10,8 @@
 
 struct terminal {
 	struct ev_loop *loop;
-	bool is_one;   /* standard input was a terminal at the start */
-	bool changed;  /* its modes are ours at the moment */
+	bool is_one;  /* standard input was a terminal at the start */
+	bool changed; /* its modes are ours at the moment */
 	struct termios before;
 	ev_io watcher;
 	void (*on_reload)(void *data);

@@ -4,8 +4,8 @@
 /*
  * Thread: one I/O thread: its loop, mailbox, clock, settings and counters.
  *
- * Everything in struct thread is touched by that thread alone, but for what says otherwise. It knows
- * nothing of connections or workers: io.h puts those together.
+ * Everything in struct thread is touched by that thread alone, but for what says otherwise. It
+ * knows nothing of connections or workers: io.h puts those together.
  */
 #include <ev.h>
 #include <pthread.h>
@@ -37,9 +37,9 @@ struct thread {
 	struct ev_loop *loop;
 	struct mailbox mailbox; /* any thread may send */
 	struct settings settings;
-	uint64_t now_us;   /* CLOCK_MONOTONIC at the begin of this turn of the loop */
-	uint64_t last_id;  /* of connections and requests: see thread_next_id() */
-	uint8_t *scratch;  /* SCRATCH_BYTES, for the moment of one read */
+	uint64_t now_us;	 /* CLOCK_MONOTONIC at the begin of this turn of the loop */
+	uint64_t last_id;	 /* of connections and requests: see thread_next_id() */
+	uint8_t *scratch;	 /* SCRATCH_BYTES, for the moment of one read */
 	struct wire_inbox inbox; /* for the moment of one message */
 	struct counters counters;
 	/* private */

@@ -15,8 +15,8 @@ struct unix_path {
 
 /*
  * Binds and listens on path with exactly that mode, making the last directory of it where it is
- * missing. A socket file that nobody listens on is taken over. Returns 0; -EADDRINUSE where somebody
- * listens, -ENOTSOCK where the path is no socket, or -errno.
+ * missing. A socket file that nobody listens on is taken over. Returns 0; -EADDRINUSE where
+ * somebody listens, -ENOTSOCK where the path is no socket, or -errno.
  */
 int unix_path_listen(
 	const char *path, mode_t mode, int backlog, struct unix_path *out_path, int *out_fd);

@@ -38,23 +38,22 @@ void socket_figures(int fd, struct socket_figures *out)
 	out->known = true;
 	out->ended = info.tcpi_state == STATE_CLOSE;
 	/*
-	 * One call, so no acknowledgement can come between: what was sent for the first time, and what
-	 * still waits to be. (A second call for SIOCOUTQ would race with the client.)
+	 * One call, so no acknowledgement can come between: what was sent for the first time, and
+	 * what still waits to be. (A second call for SIOCOUTQ would race with the client.)
 	 */
 	out->written = info.tcpi_bytes_sent - info.tcpi_bytes_retrans + info.tcpi_notsent_bytes;
 	/* The kernel counts the client's FIN as one byte received. */
-	out->read = info.tcpi_bytes_received - (fin_received(info.tcpi_state) ? 1 : 0) - (unsigned)unread;
+	out->read = info.tcpi_bytes_received - (fin_received(info.tcpi_state) ? 1 : 0) -
+		    (unsigned)unread;
 }
 
-static uint64_t body_left(const struct evidence *evidence, uint64_t read)
+uint64_t body_left(const struct http_head *head, uint64_t have)
 {
-	uint64_t have = evidence->ahead_len + read;
-
-	switch (evidence->head->body) {
+	switch (head->body) {
 	case HTTP_BODY_NONE:
 		return 0;
 	case HTTP_BODY_LENGTH:
-		return have <= evidence->head->body_len ? evidence->head->body_len - have : UINT64_MAX;
+		return have <= head->body_len ? head->body_len - have : UINT64_MAX;
 	default:
 		/* Where a chunked body ends only its reader knew. */
 		return UINT64_MAX;
@@ -65,7 +64,7 @@ static bool repeatable(const struct evidence *evidence, bool idempotent, uint64_
 {
 	const struct http_head *head = evidence->head;
 	bool whole = head->body == HTTP_BODY_NONE ||
-		(head->body == HTTP_BODY_LENGTH && evidence->ahead_len == head->body_len);
+		     (head->body == HTTP_BODY_LENGTH && evidence->ahead_len == head->body_len);
 
 	return idempotent && whole && read == 0 && evidence->n_replays < REPLAYS_MAX;
 }
@@ -82,17 +81,18 @@ enum verdict verdict(const struct evidence *evidence, const struct socket_figure
 		return VERDICT_GONE;
 	if (!figures->known) {
 		/* A UNIX socket has no such figures: go on only where the worker had not begun. */
-		*out_left = body_left(evidence, 0);
+		*out_left = body_left(evidence->head, evidence->ahead_len);
 		return evidence->taken ? VERDICT_CUT : VERDICT_AGAIN;
 	}
 	/* Urgent data or a worker that used the socket in odd ways: the sums went backwards. */
 	if (figures->written < evidence->written || figures->read < evidence->read)
 		return VERDICT_CUT;
 	*out_written = written;
-	*out_left = body_left(evidence, read);
+	*out_left = body_left(evidence->head, evidence->ahead_len + read);
 	if (written == 0 && !evidence->taken && read == 0)
 		return VERDICT_AGAIN;
 	if (written == 0)
-		return repeatable(evidence, idempotent, read) ? VERDICT_REPLAY : VERDICT_BAD_GATEWAY;
+		return repeatable(evidence, idempotent, read) ? VERDICT_REPLAY
+							      : VERDICT_BAD_GATEWAY;
 	return evidence->end != 0 && written == evidence->end ? VERDICT_COMPLETE : VERDICT_CUT;
 }

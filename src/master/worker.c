@@ -239,8 +239,8 @@ static int spawn(struct worker *worker, const struct worker_launch *launch, stru
 		posix_spawn_file_actions_addfchdir_np(&actions, launch->directory_fd);
 	posix_spawn_file_actions_addclosefrom_np(
 		&actions, fds->module >= 0 ? MODULE_FD + 1 : MODULE_FD);
-	r = posix_spawn(&worker->pid, program_path(), &actions, &attributes, arguments.at,
-		environment.at);
+	r = posix_spawn(
+		&worker->pid, program_path(), &actions, &attributes, arguments.at, environment.at);
 	posix_spawn_file_actions_destroy(&actions);
 	posix_spawnattr_destroy(&attributes);
 	return -r;
@@ -300,8 +300,9 @@ static void describe_exit(struct worker *worker, const siginfo_t *info)
 		snprintf(worker->exit_text, sizeof(worker->exit_text), "exited with status %d",
 			info->si_status);
 	else
-		snprintf(worker->exit_text, sizeof(worker->exit_text), "was killed by signal %d (%s)",
-			info->si_status, strsignal(info->si_status));
+		snprintf(worker->exit_text, sizeof(worker->exit_text),
+			"was killed by signal %d (%s)", info->si_status,
+			strsignal(info->si_status));
 }
 
 static void control_cb(struct ev_loop *loop, ev_io *watcher, int events);
@@ -347,7 +348,8 @@ static void take_record(struct worker *worker, const struct wire_record *record)
 			len);
 		break;
 	default:
-		log_warn("worker %u (generation %u): sent an unexpected record on its control channel",
+		log_warn("worker %u (generation %u): sent an unexpected record on its control "
+			 "channel",
 			worker->id, worker->generation);
 		worker_kill(worker);
 	}
@@ -379,8 +381,10 @@ static void control_cb(struct ev_loop *loop, ev_io *watcher, int events)
 	if (r == -EAGAIN && error == 0)
 		return;
 	close_control(worker);
-	/* Either its end, or it can't be spoken to any more: the pidfd tells the rest. */
-	worker_kill(worker);
+	/* One that was told to end closes it on its way out. Any other either dies right now, or
+	 * can't be spoken to any more: the pidfd tells the rest. */
+	if (worker->state != WORKER_DRAINING)
+		worker_kill(worker);
 }
 
 int worker_start(struct worker *worker, struct ev_loop *loop, const struct worker_ops *ops,
@@ -432,6 +436,7 @@ int worker_start(struct worker *worker, struct ev_loop *loop, const struct worke
 void worker_fini(struct worker *worker)
 {
 	ev_timer_stop(worker->loop, &worker->deadline);
+	ev_timer_stop(worker->loop, &worker->probe);
 	ev_io_stop(worker->loop, &worker->pid_watcher);
 	if (worker->control_fd >= 0)
 		close_control(worker);

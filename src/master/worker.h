@@ -22,7 +22,7 @@ enum worker_state {
 	WORKER_STARTING,
 	WORKER_READY,
 	WORKER_DRAINING, /* gets no new request */
-	WORKER_DEAD,     /* reaped; what it held is being judged */
+	WORKER_DEAD,	 /* reaped; what it held is being judged */
 };
 
 struct worker;
@@ -43,15 +43,17 @@ struct worker {
 	pid_t pid;
 	pid_t app_pid; /* 0: none */
 	uint64_t started_us;
-	char exit_text[96];  /* "exited with status 1", "was killed by signal 9 (Killed)" */
-	char boot_text[512]; /* why it could not start, in its own words; may be empty */
+	char exit_text[96];	 /* "exited with status 1", "was killed by signal 9 (Killed)" */
+	char boot_text[512];	 /* why it could not start, in its own words; may be empty */
 	struct output_tail tail; /* the last lines of its standard error */
 	/* the fleet's own */
 	void *owner;
 	uint64_t backoff_ms; /* what it waited for before it was started */
 	bool terminated;     /* SIGTERM or SIGKILL was ours, or it was told to end */
-	bool initial;        /* one of those that its generation began with */
+	bool broken;	     /* a channel of its broke: it has been killed */
+	bool initial;	     /* one of those that its generation began with */
 	unsigned n_unburied; /* I/O threads that still know its seat */
+	ev_timer probe;	     /* until --ready-path is asked for again */
 	ev_timer deadline;   /* to be ready; to have drained; to have obeyed SIGTERM */
 	uint64_t ping_us;    /* when the ping that is not answered was sent; 0: none */
 	/* private */
@@ -67,21 +69,22 @@ struct worker_launch {
 	const struct config *config;
 	unsigned id, generation;
 	int directory_fd; /* -1: the master's own */
-	int module_fd;    /* the module's file as it was when the generation began, or -1 */
+	int module_fd;	  /* the module's file as it was when the generation began, or -1 */
 	const struct wire_setup *setup;
 	const int *setup_fds; /* 2 * setup->n_channels: channel, page, channel, … */
 };
 
 /*
- * Starts a process. Returns 0, or -errno with nothing started and *out_error a sentence, to be freed.
- * worker is zeroed memory of the caller's, with owner set.
+ * Starts a process. Returns 0, or -errno with nothing started and *out_error a sentence, to be
+ * freed. worker is zeroed memory of the caller's, with owner set.
  */
 int worker_start(struct worker *worker, struct ev_loop *loop, const struct worker_ops *ops,
 	const struct worker_launch *launch, char **out_error);
 /* After on_dead. */
 void worker_fini(struct worker *worker);
 
-/* Sends a signal, to it alone; nothing where it is dead. Never hits another process: pidfd_open(2). */
+/* Sends a signal, to it alone; nothing where it is dead. Never hits another process: pidfd_open(2).
+ */
 void worker_signal(struct worker *worker, int signal);
 /* SIGKILL for it and its process group. */
 void worker_kill(struct worker *worker);

@@ -100,7 +100,9 @@ static void socket_lose(struct up_socket *s)
 /* Whether there is something to read that the poller would not tell. */
 static bool is_readable_by_itself(const struct up_socket *s)
 {
-	return (s->events & UP_READABLE) && !s->closing && (s->lost || buf_len(&s->in) > 0);
+	if (s->closing || s->events == 0)
+		return false;
+	return s->lost || ((s->events & UP_READABLE) && buf_len(&s->in) > 0);
 }
 
 /* Registers for what is waited for, and for nothing where that is nothing: a hang-up is always told. */
@@ -141,10 +143,11 @@ static void socket_leave(struct up_socket *s)
 		socket_settle(s);
 }
 
+/* A loss is told to whoever watches anything: no room will come for one who waits for room. */
 static void socket_tell(struct up_socket *s, int happened)
 {
-	happened &= s->events;
-	if (happened && !s->closing)
+	happened &= s->lost ? UP_READABLE : s->events;
+	if (happened && s->events && !s->closing)
 		s->fn(s, happened, s->data);
 }
 

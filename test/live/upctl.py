@@ -7,9 +7,11 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
+
+import harness
+from harness import check
 
 UPCTL = os.environ["UP_CTL"]
 
@@ -76,12 +78,6 @@ def ask(path, reply, *arguments):
         return (*run("--control", path, *arguments), control)
     finally:
         control.end()
-
-
-def check(condition, *what):
-    if not condition:
-        print("FAILED:", *what)
-        sys.exit(1)
 
 
 def status_is_a_table_for_people(path):
@@ -193,17 +189,21 @@ def full_disk_is_told(path):
     check(result.returncode == 1 and "No space left" in result.stderr, result)
 
 
-def main():
-    directory = tempfile.mkdtemp(prefix="upctl.")
-    try:
-        for case in (status_is_a_table_for_people, status_may_lack_anything, json_is_passed_on_as_it_came,
-                     reload_says_which_generation_serves, failed_reload_says_why, scale_and_stop, bad_usage_is_2,
-                     no_connection_is_1_and_says_what_to_do, places_are_searched_in_order,
-                     answers_that_are_none_are_told, full_disk_is_told):
-            print(case.__name__)
+def with_path(case):
+    """The case, given a path for a control socket in a directory of its own."""
+    def run_case():
+        directory = tempfile.mkdtemp(prefix="upctl.")
+        try:
             case(os.path.join(directory, "control.sock"))
-    finally:
-        shutil.rmtree(directory)
+        finally:
+            shutil.rmtree(directory)
+
+    run_case.__name__ = case.__name__
+    return run_case
 
 
-main()
+harness.run(*map(with_path, (
+    status_is_a_table_for_people, status_may_lack_anything, json_is_passed_on_as_it_came,
+    reload_says_which_generation_serves, failed_reload_says_why, scale_and_stop, bad_usage_is_2,
+    no_connection_is_1_and_says_what_to_do, places_are_searched_in_order, answers_that_are_none_are_told,
+    full_disk_is_told)))

@@ -131,13 +131,19 @@ static struct up_socket *kept;
 
 static void app_kept_cb(struct up_socket *socket, int happened, void *data)
 {
-	char buf[64];
-	long n = up_socket_read(socket, buf, sizeof(buf));
+	static char buf[65536];
+	long n = -EAGAIN;
 
-	(void)happened;
 	(void)data;
+	if (happened & UP_WRITABLE)
+		up_socket_watch(socket, UP_READABLE, app_kept_cb, NULL);
+	if (happened & UP_READABLE)
+		n = up_socket_read(socket, buf, sizeof(buf));
 	if (n > 0) {
-		up_socket_write(socket, buf, (size_t)n);
+		if (up_socket_write(socket, buf, (size_t)n) == 1) {
+			event("kept waits\n");
+			up_socket_watch(socket, UP_WRITABLE, app_kept_cb, NULL);
+		}
 	} else if (n != -EAGAIN) {
 		event("kept ends %ld\n", n);
 		up_socket_close(socket);
@@ -183,8 +189,11 @@ static void app_odd(struct up_request *request, const char *target)
 		up_respond(request, 200, NULL, "x", 1);
 	} else if (strcmp(target, "/upgrade") == 0) {
 		up_add_field(request, "Upgrade", "echo");
-		event("detach %d\n", up_detach(request, &kept));
-		up_socket_watch(kept, UP_READABLE, app_kept_cb, NULL);
+		int r = up_detach(request, &kept);
+
+		event("detach %d\n", r);
+		if (r == 0)
+			up_socket_watch(kept, UP_READABLE, app_kept_cb, NULL);
 	}
 }
 
@@ -1479,6 +1488,46 @@ static void upgraded_socket_is_the_applications_until_it_ends_it(void **state)
 	lent_close(&lent);
 }
 
+static void upgrade_to_the_limit(struct master *m, struct lent *lent)
+{
+	static char bytes[65536];
+
+	*lent = lend(m, &(struct terms){ .target = "/upgrade",
+				.small_buffers = true,
+				.flags = KEEP | WIRE_LEND_UPGRADE });
+	assert_int_equal(receive_record(m)->record.type, WIRE_DETACHED);
+	client_read(lent, "\r\n\r\n");
+	assert_int_equal(
+		send(lent->client_fd, bytes, sizeof(bytes), MSG_NOSIGNAL), sizeof(bytes));
+	expect_event(m, "kept waits\n");
+}
+
+static void upgraded_socket_goes_on_when_its_client_reads(void **state)
+{
+	struct master *m = *state;
+	struct lent lent;
+
+	upgrade_to_the_limit(m, &lent);
+	client_take(&lent, 65536);
+	client_send(&lent, "more");
+	client_read(&lent, "more");
+	lent_close(&lent);
+}
+
+static void lost_upgraded_socket_is_told_to_one_that_waits_for_room(void **state)
+{
+	struct master *m = *state;
+	struct linger reset = { .l_onoff = 1 };
+	struct lent lent;
+
+	upgrade_to_the_limit(m, &lent);
+	setsockopt(lent.client_fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+	fd_close(&lent.client_fd);
+	expect_event(m, "kept ends ");
+	assert_int_equal(receive_return(m, &lent)->disposition, WIRE_CLOSE);
+	lent_close(&lent);
+}
+
 static void nobody_upgrades_unasked(void **state)
 {
 	struct master *m = *state;
@@ -1538,6 +1587,8 @@ int main(void)
 		CASE(lend_of_a_slot_in_use_ends_the_worker),
 		CASE_OF(application_that_does_not_start_is_told, started_to_fail),
 		CASE(upgraded_socket_is_the_applications_until_it_ends_it),
+		CASE(upgraded_socket_goes_on_when_its_client_reads),
+		CASE(lost_upgraded_socket_is_told_to_one_that_waits_for_room),
 		CASE(nobody_upgrades_unasked),
 	};
 
