@@ -293,8 +293,8 @@ static void serve_primes(struct up_request *request, struct tour *tour, const ch
 
 /* ---- /ws ---- */
 
-static void on_message(struct websocket *websocket, enum websocket_opcode opcode, const void *bytes,
-	size_t len)
+static void on_message(
+	struct websocket *websocket, enum websocket_opcode opcode, const void *bytes, size_t len)
 {
 	websocket_send(websocket, opcode, bytes, len);
 }
@@ -325,8 +325,9 @@ static void on_request(struct up_request *request, void *data)
 	else if (is(target, "/ws"))
 		websocket_accept(request, on_message);
 	else
-		respond_text(request, 404, "PUT /upload, GET /stream, POST /json, GET /primes/N, "
-					   "GET /ws\n");
+		respond_text(request, 404,
+			"PUT /upload, GET /stream, POST /json, GET /primes/N, "
+			"GET /ws\n");
 }
 
 /* From here on only requests under way are served. */

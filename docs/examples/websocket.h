@@ -24,9 +24,9 @@ enum websocket_opcode {
 struct websocket;
 
 /*
- * Answers a request of a client that wishes to speak WebSocket with 101, and any other one with 400 or
- * 426. on_message is called with each whole message, which is valid during the call. The object frees
- * itself when the socket has ended.
+ * Answers a request of a client that wishes to speak WebSocket with 101, and any other one with 400
+ * or 426. on_message is called with each whole message, which is valid during the call. The object
+ * frees itself when the socket has ended.
  */
 void websocket_accept(struct up_request *request,
 	void (*on_message)(struct websocket *websocket, enum websocket_opcode opcode,

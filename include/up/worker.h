@@ -19,16 +19,16 @@
  *     }
  *
  * As a module: cc -shared -fPIC hello.c -o hello.so $(pkg-config --cflags --libs up), and then
- * `up-master ./hello.so`. As a program: a main() that returns up_worker_run(up_app, argc, argv), and
- * then `up-master --native -- ./hello`.
+ * `up-master ./hello.so`. As a program: a main() that returns up_worker_run(up_app, argc, argv),
+ * and then `up-master --native -- ./hello`.
  *
- * Threads: everything here is called on the thread that runs the worker's loop, and calls back on it.
- * Another thread hands its result over with an ev_async of the loop.
+ * Threads: everything here is called on the thread that runs the worker's loop, and calls back on
+ * it. Another thread hands its result over with an ev_async of the loop.
  *
  * Life of a request: it begins with the callback of up_on_request() and ends when its response has
- * gone out whole, when the client has left, or when a time-out struck. up_on_end() tells. Until then
- * the handle is valid; from then on it is not. A callback that returns without having answered has
- * only put the answer off. Strings that belong to a request live as long as it does.
+ * gone out whole, when the client has left, or when a time-out struck. up_on_end() tells. Until
+ * then the handle is valid; from then on it is not. A callback that returns without having answered
+ * has only put the answer off. Strings that belong to a request live as long as it does.
  *
  * Errors: functions that can fail return 0 or a negative errno value. -EPIPE means that the client
  * has left: nothing more can be sent, and up_on_end() tells or has told.
@@ -42,7 +42,7 @@
 extern "C" {
 #endif
 
-struct ev_loop;    /* <ev.h> */
+struct ev_loop;	   /* <ev.h> */
 struct up_worker;  /* this process */
 struct up_request; /* one request and its response */
 struct up_socket;  /* a socket that the application keeps */
@@ -52,17 +52,17 @@ struct up_socket;  /* a socket that the application keeps */
 /* ---- The worker ---- */
 
 /*
- * What a module exports, and what a program gives to up_worker_run(): sets the callbacks up. Returns
- * 0, or anything else where the worker can't start: its last lines on standard error are shown to
- * whoever asked for the reload.
+ * What a module exports, and what a program gives to up_worker_run(): sets the callbacks up.
+ * Returns 0, or anything else where the worker can't start: its last lines on standard error are
+ * shown to whoever asked for the reload.
  */
 int up_app(struct up_worker *worker);
 
 /*
  * Runs a native program as a worker: calls app, serves until the master has no more use for it, and
- * calls the shutdown callback. Returns the status for exit(): 0, or 1 where app or the set-up failed
- * (said on standard error), also where the program was not started by up-master.
- * argv is kept, not copied.
+ * calls the shutdown callback. Returns the status for exit(): 0, or 1 where app or the set-up
+ * failed (said on standard error), also where the program was not started by up-master. argv is
+ * kept, not copied.
  */
 int up_worker_run(int (*app)(struct up_worker *worker), int argc, char *argv[]);
 
@@ -79,7 +79,8 @@ char **up_worker_argv(const struct up_worker *worker);
 void up_on_request(
 	struct up_worker *worker, void (*fn)(struct up_request *request, void *data), void *data);
 /* Called once, when no new request will come. Those under way may go on. */
-void up_on_drain(struct up_worker *worker, void (*fn)(struct up_worker *worker, void *data), void *data);
+void up_on_drain(
+	struct up_worker *worker, void (*fn)(struct up_worker *worker, void *data), void *data);
 /* Called once, before the process ends and after its last request. */
 void up_on_shutdown(
 	struct up_worker *worker, void (*fn)(struct up_worker *worker, void *data), void *data);
@@ -104,7 +105,8 @@ const char *up_scheme(const struct up_request *request);
 /* The value of the first field of that name, any case, without surrounding space; NULL if none. */
 const char *up_field(struct up_request *request, const char *name);
 /* Field number i, in the order sent. False past the last. */
-bool up_field_at(struct up_request *request, size_t i, const char **out_name, const char **out_value);
+bool up_field_at(
+	struct up_request *request, size_t i, const char **out_name, const char **out_value);
 /* The addresses of the client and of this end, as accept(2) and getsockname(2) give them. */
 const struct sockaddr *up_peer(struct up_request *request, socklen_t *out_len);
 const struct sockaddr *up_local(struct up_request *request, socklen_t *out_len);
@@ -141,8 +143,8 @@ void up_on_end(struct up_request *request,
 uint64_t up_body_length(const struct up_request *request);
 
 /*
- * Starts reading the body: fn is called with each piece, and at the end with bytes == NULL and len == 0,
- * exactly once. Where the client waits for it, 100 Continue is sent first. fn may be called
+ * Starts reading the body: fn is called with each piece, and at the end with bytes == NULL and len
+ * == 0, exactly once. Where the client waits for it, 100 Continue is sent first. fn may be called
  * before up_body_read() returns. It is not called any more once the request has ended.
  * The bytes belong to libup and are valid during the call.
  * A body that is not read is drained, up to 64 KiB or 1 s; where more is to come the response says
@@ -150,7 +152,8 @@ uint64_t up_body_length(const struct up_request *request);
  * Returns 0, or -EALREADY where reading has been started.
  */
 int up_body_read(struct up_request *request,
-	void (*fn)(struct up_request *request, const void *bytes, size_t len, void *data), void *data);
+	void (*fn)(struct up_request *request, const void *bytes, size_t len, void *data),
+	void *data);
 /* Back-pressure: no pieces between these two. The client is stopped by its window. */
 void up_body_pause(struct up_request *request);
 void up_body_resume(struct up_request *request);
@@ -161,7 +164,8 @@ void up_body_resume(struct up_request *request);
  * Returns as up_body_read() does, or -ENOMEM.
  */
 int up_body_collect(struct up_request *request, size_t max,
-	void (*fn)(struct up_request *request, const void *bytes, size_t len, void *data), void *data);
+	void (*fn)(struct up_request *request, const void *bytes, size_t len, void *data),
+	void *data);
 
 /* ---- The response ---- */
 
@@ -184,8 +188,8 @@ int up_respond(struct up_request *request, int status, const char *content_type,
 int up_add_field(struct up_request *request, const char *name, const char *value);
 
 /*
- * Begins a response whose content follows with up_write(): length bytes, or UP_LENGTH_UNKNOWN, which
- * is sent chunked (to HTTP/1.0: until the connection closes). The head goes out with the
+ * Begins a response whose content follows with up_write(): length bytes, or UP_LENGTH_UNKNOWN,
+ * which is sent chunked (to HTTP/1.0: until the connection closes). The head goes out with the
  * first content, at up_flush() or at the next turn of the loop.
  * Returns as up_respond() does.
  */
@@ -193,8 +197,8 @@ int up_begin(struct up_request *request, int status, uint64_t length);
 /*
  * Sends content. All of it is accepted; what the client does not take at once is copied and kept,
  * and then the call returns 1: write on when up_on_writable() calls. More than length bytes is
- * -EMSGSIZE, and nothing is sent of them. Returns 0, 1, -EMSGSIZE, -EINVAL where nothing has begun, -ENOMEM
- * or -EPIPE.
+ * -EMSGSIZE, and nothing is sent of them. Returns 0, 1, -EMSGSIZE, -EINVAL where nothing has begun,
+ * -ENOMEM or -EPIPE.
  */
 int up_write(struct up_request *request, const void *bytes, size_t len);
 /* Called each time when what up_write() kept has gone out. */
@@ -214,23 +218,24 @@ int up_end(struct up_request *request);
  * sent yet the client gets 500. The handle dies. */
 void up_abort(struct up_request *request);
 
-/* Sends an interim response (102, 103) with the fields added so far. Nothing to HTTP/1.0 clients. */
+/* Sends an interim response (102, 103) with the fields added so far. Nothing to HTTP/1.0 clients.
+ */
 int up_interim(struct up_request *request, int status);
 
 /* ---- Upgrades ---- */
 
 /*
- * Keeps the socket for good, for a WebSocket or the like. Call up_add_field() for what the 101 needs
- * (Upgrade, Connection, …) and then this: 101 is sent, the request ends with UP_END_DONE, and the socket is
- * the application's until up_socket_close(). The master counts it as upgraded; a reload leaves it
- * alone until --worker-timeout.
- * Returns 0, -EALREADY where a response has begun, -EINVAL where the client did not wish to upgrade, -ENOMEM or -EPIPE.
+ * Keeps the socket for good, for a WebSocket or the like. Call up_add_field() for what the 101
+ * needs (Upgrade, Connection, …) and then this: 101 is sent, the request ends with UP_END_DONE, and
+ * the socket is the application's until up_socket_close(). The master counts it as upgraded; a
+ * reload leaves it alone until --worker-timeout. Returns 0, -EALREADY where a response has begun,
+ * -EINVAL where the client did not wish to upgrade, -ENOMEM or -EPIPE.
  */
 int up_detach(struct up_request *request, struct up_socket **out_socket);
 
-/* The descriptor, non-blocking in effect only with MSG_DONTWAIT. Don't close it, don't shut it down, don't
- * change its flags, and don't give it to libev: the kernel keeps an epoll registration for as long
- * as the master's copy lives. Use up_socket_watch(). */
+/* The descriptor, non-blocking in effect only with MSG_DONTWAIT. Don't close it, don't shut it
+ * down, don't change its flags, and don't give it to libev: the kernel keeps an epoll registration
+ * for as long as the master's copy lives. Use up_socket_watch(). */
 int up_socket_fd(const struct up_socket *socket);
 /* Bytes that came behind the request's head are delivered first. Returns the count, 0 at the end,
  * -EAGAIN or -errno. */
@@ -242,8 +247,8 @@ int up_socket_write(struct up_socket *socket, const void *bytes, size_t len);
 size_t up_socket_pending(const struct up_socket *socket);
 #define UP_READABLE 1
 #define UP_WRITABLE 2 /* what up_socket_write() kept has gone out */
-/* fn is called with what happened of UP_READABLE and UP_WRITABLE in `events`; 0 stops. A lost connection is readable,
- * also where only UP_WRITABLE was asked for. */
+/* fn is called with what happened of UP_READABLE and UP_WRITABLE in `events`; 0 stops. A lost
+ * connection is readable, also where only UP_WRITABLE was asked for. */
 int up_socket_watch(struct up_socket *socket, int events,
 	void (*fn)(struct up_socket *socket, int happened, void *data), void *data);
 /* Ends it, after what is kept has gone out. The handle is dead. */

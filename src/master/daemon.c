@@ -118,6 +118,7 @@ static void on_stopped(void *data)
 {
 	struct daemon *daemon = data;
 
+	daemon->stopped = true;
 	ev_break(daemon->loop, EVBREAK_ALL);
 }
 
@@ -510,7 +511,9 @@ static void serve(struct daemon *daemon)
 	notify_busy(&daemon->notify, true);
 	terminal_open(&daemon->terminal, daemon->loop, on_key_reload, daemon);
 	fleet_boot(&daemon->fleet, daemon->config);
-	ev_run(daemon->loop, 0);
+	/* A start that fails at once is over before the loop begins. */
+	if (!daemon->stopped)
+		ev_run(daemon->loop, 0);
 	terminal_close(&daemon->terminal);
 	notify_fini(&daemon->notify);
 	fleet_fini(&daemon->fleet);

@@ -66,6 +66,7 @@ struct daemon {
 	unsigned n_ios_busy; /* I/O threads that still have connections */
 	ev_timer stop_timer;
 	bool stop_at_once;
+	bool stopped; /* the last worker has ended */
 };
 
 /* Runs until it is told to stop. Takes the reference to config. Returns the exit status. */

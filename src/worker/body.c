@@ -61,8 +61,7 @@ static enum piece decode_chunked(struct up_request *r, const uint8_t **out, size
 
 	if (r->in_len == 0)
 		return PIECE_NEED;
-	result = chunked_read(
-		&r->chunked, (const char *)r->in, r->in_len, &used, &bytes, out_len);
+	result = chunked_read(&r->chunked, (const char *)r->in, r->in_len, &used, &bytes, out_len);
 	r->in += used;
 	r->in_len -= used;
 	switch (result) {
@@ -90,8 +89,8 @@ static enum piece body_decode(struct up_request *r, const uint8_t **out, size_t 
 }
 
 /*
- * Reads up to max bytes, never past the end of a known length. A read that brings less than asked for
- * has emptied the socket, and what comes later is told by an edge.
+ * Reads up to max bytes, never past the end of a known length. A read that brings less than asked
+ * for has emptied the socket, and what comes later is told by an edge.
  */
 static enum fill body_fill(struct up_request *r, uint8_t *room, size_t max)
 {
@@ -250,7 +249,7 @@ bool body_drop(struct up_request *request)
 	const uint8_t *bytes;
 	size_t len, max;
 
-	request->body_waits = false;
+	request->body_waits = request->body_dry = false;
 	while (!request->body_whole) {
 		enum piece piece = body_decode(request, &bytes, &len);
 

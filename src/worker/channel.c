@@ -42,12 +42,20 @@ static void channel_refuse(struct channel *ch, const struct wire_lend *lend)
 	channel_post(ch, &refusal->note);
 }
 
+/* Beyond what wire_next() has checked: what the rest of libup relies on. */
+static bool is_sound(const struct channel *ch, const struct wire_lend *lend)
+{
+	return lend->slot < ch->n_slots && !ch->lent[lend->slot] && !ch->last &&
+	       lend->body <= WIRE_BODY_CHUNKED &&
+	       lend->head_len > (uint64_t)lend->method_len + 1 + lend->target_len;
+}
+
 static int channel_lend(struct channel *ch, const struct wire_lend *lend)
 {
 	FD_AUTO int fd = wire_take_fd(&ch->worker->inbox);
 
 	ch->n_taken++;
-	if (lend->slot >= ch->n_slots || ch->lent[lend->slot] || ch->last)
+	if (!is_sound(ch, lend))
 		return -EPROTO;
 	/* Our limit on descriptors was reached, and the kernel has closed this one. */
 	if (fd < 0 || request_serve(ch, lend, &fd) < 0) {

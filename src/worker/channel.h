@@ -4,8 +4,8 @@
 /*
  * Channel: one end of a channel to the master, with what waits to be sent on it.
  *
- * Owns its descriptor, its page and the table of what is lent. Loop thread only. The control channel
- * is one too, without a page, and read by up.c.
+ * Owns its descriptor, its page and the table of what is lent. Loop thread only. The control
+ * channel is one too, without a page, and read by up.c.
  */
 #include "worker/up.h"
 

@@ -13,7 +13,7 @@
 
 struct deadline {
 	struct list link; /* in no list: not running */
-	double at; /* CLOCK_MONOTONIC, in seconds */
+	double at;	  /* CLOCK_MONOTONIC, in seconds */
 };
 
 struct deadlines {

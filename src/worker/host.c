@@ -12,8 +12,8 @@
  * Descriptors: 0, 1, 2, the control channel as WIRE_CONTROL_FD, and with --module-fd the file that
  * the module was when its generation began.
  *
- * What every worker needs before it runs foreign code happens here, in a process with one thread, and
- * not between fork and exec in the master, which has several.
+ * What every worker needs before it runs foreign code happens here, in a process with one thread,
+ * and not between fork and exec in the master, which has several.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -136,7 +136,8 @@ static uid_t find_user(const char *text, const char **out_name, gid_t *out_gid)
 	return user->pw_uid;
 }
 
-/* The supplementary groups first, the user last: each step needs the rights that the next gives up. */
+/* The supplementary groups first, the user last: each step needs the rights that the next gives up.
+ */
 static void become(uid_t uid, gid_t gid, const char *name)
 {
 	int r = name ? initgroups(name, gid) : setgroups(1, &gid);

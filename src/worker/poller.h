@@ -32,7 +32,8 @@ struct poller {
 /* Returns 0 or -errno. */
 int poller_init(struct poller *poller, struct ev_loop *loop);
 void poller_fini(struct poller *poller);
-/* Registers for exactly these events (epoll_ctl(2)); what holds already is told again. Returns 0 or -errno. */
+/* Registers for exactly these events (epoll_ctl(2)); what holds already is told again. Returns 0 or
+ * -errno. */
 int poller_set(struct poller *poller, struct poller_watch *watch, uint32_t events);
 /* Before the descriptor is closed. Nothing more is told, also not what was fetched already. */
 void poller_remove(struct poller *poller, struct poller_watch *watch);

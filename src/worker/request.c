@@ -133,8 +133,8 @@ void request_settle(struct up_request *request)
 	if ((events & ~request->watch.events) == 0)
 		return;
 	request->watch.fd = request->fd;
-	if (poller_set(&request->worker->poller, &request->watch,
-		    events | request->watch.events) < 0)
+	if (poller_set(&request->worker->poller, &request->watch, events | request->watch.events) <
+		0)
 		request_doom(request);
 }
 
@@ -242,13 +242,13 @@ void request_recall(struct up_request *request)
 
 static bool has_more_to_do(const struct up_request *r)
 {
-	return r->doomed || r->body_again || r->tell_writable ||
+	return r->doomed || r->body_again || (r->tell_writable && r->response == RESPONSE_BEGUN) ||
 	       (buf_len(&r->out) > 0 && !r->blocked);
 }
 
 /*
- * What was put off until the end of this turn. The body first: what it leads to leaves with the rest,
- * and a fault in it is found before a head is sent.
+ * What was put off until the end of this turn. The body first: what it leads to leaves with the
+ * rest, and a fault in it is found before a head is sent.
  */
 static void request_later(struct later *later)
 {
@@ -297,8 +297,7 @@ static void happened_cb(struct poller_watch *watch, uint32_t happened)
 
 	/* EPOLLHUP is both ways: a reset, or on a UNIX socket a peer that has closed. */
 	if (happened & (EPOLLERR | EPOLLHUP)) {
-		request_end(r, UP_END_GONE,
-			r->state == REQUEST_DRAINING ? WIRE_CLOSE : WIRE_GONE);
+		request_end(r, UP_END_GONE, r->state == REQUEST_DRAINING ? WIRE_CLOSE : WIRE_GONE);
 		return;
 	}
 	request_enter(r);
@@ -321,8 +320,7 @@ void request_body_expired(struct deadline *deadline)
 
 	request_enter(r);
 	body_pump(r);
-	if (r->state == REQUEST_SERVING && body_is_wanted(r) &&
-		!deadline_is_running(deadline))
+	if (r->state == REQUEST_SERVING && body_is_wanted(r) && !deadline_is_running(deadline))
 		response_refuse(r, 408, UP_END_TIMEOUT, WIRE_BAD_BODY);
 	request_leave(r);
 }
@@ -362,10 +360,8 @@ static bool request_copy(struct up_request *r, const struct wire_lend *lend)
 	r->lend = *lend;
 	r->head = r->data + lend->peer_len + lend->local_len;
 	/* In the request line a space follows each: no field begins there. */
-	if (lend->head_len > (uint32_t)lend->method_len + 1 + lend->target_len) {
-		r->head[lend->method_len] = '\0';
-		r->head[lend->method_len + 1 + lend->target_len] = '\0';
-	}
+	r->head[lend->method_len] = '\0';
+	r->head[lend->method_len + 1 + lend->target_len] = '\0';
 	return true;
 }
 
@@ -406,7 +402,8 @@ int request_serve(struct channel *channel, const struct wire_lend *lend, int *ta
 	r->fd = fd_take(take_fd);
 	channel->lent[lend->slot] = r;
 	w->n_held++;
-	/* Before the application sees it: from here on nobody may serve it a second time unasked. */
+	/* Before the application sees it: from here on nobody may serve it a second time unasked.
+	 */
 	atomic_store_explicit(&r->slot->taken, 1, memory_order_release);
 	request_enter(r);
 	if (w->on_request)

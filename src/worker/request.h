@@ -15,7 +15,7 @@
 
 enum request_state {
 	REQUEST_SERVING = 1, /* the application has the handle */
-	REQUEST_TOLD,        /* up_on_end() has told */
+	REQUEST_TOLD,	     /* up_on_end() has told */
 	REQUEST_DRAINING,    /* told, and the rest of the body is being read */
 	REQUEST_RETURNED,    /* the master has the socket, or will have it when the note is sent */
 };
@@ -45,7 +45,7 @@ struct up_request {
 	enum request_state state;
 	unsigned n_inside; /* calls into the application that have not returned */
 	bool note_sent;
-	bool doomed; /* the client is gone, and the application will be told in this turn */
+	bool doomed;	  /* the client is gone, and the application will be told in this turn */
 	bool half_closed; /* the client sends nothing more */
 	uint64_t number;
 
@@ -58,18 +58,18 @@ struct up_request {
 	/* The body: body.c. */
 	const uint8_t *in; /* input that has not been decoded: in data, held, scratch or sink */
 	size_t in_len;
-	uint8_t *held;      /* allocated, or NULL */
+	uint8_t *held;	    /* allocated, or NULL */
 	uint64_t body_left; /* WIRE_BODY_LENGTH: bytes that have not been decoded */
 	struct chunked chunked;
-	bool body_whole;   /* its end has been decoded */
+	bool body_whole; /* its end has been decoded */
 	bool body_started, body_paused, body_told_end;
-	bool body_bad;     /* found while it was being dropped */
-	bool body_waits;   /* nothing at hand: the socket must become readable */
-	bool body_dry;     /* the last read took all there was */
-	bool in_borrowed;  /* `in` points into scratch or sink: see body_hold() */
-	bool body_inside;  /* body_pump() is running */
-	bool body_again;   /* to be pumped at the end of this turn */
-	bool expect;       /* the client waits for 100 Continue */
+	bool body_bad;	  /* found while it was being dropped */
+	bool body_waits;  /* nothing at hand: the socket must become readable */
+	bool body_dry;	  /* the last read took all there was */
+	bool in_borrowed; /* `in` points into scratch or sink: see body_hold() */
+	bool body_inside; /* body_pump() is running */
+	bool body_again;  /* to be pumped at the end of this turn */
+	bool expect;	  /* the client waits for 100 Continue */
 	void (*on_body)(struct up_request *request, const void *bytes, size_t len, void *data);
 	void *body_data;
 	size_t drained; /* bytes read to be dropped */
@@ -86,7 +86,7 @@ struct up_request {
 	uint64_t content_left; /* still to come, or UP_LENGTH_UNKNOWN */
 	bool chunked_out, until_close, no_content, keep_alive;
 	bool app_close; /* up_add_field("Connection", "close") */
-	bool blocked;                /* the kernel took less than `out`: wait for EPOLLOUT */
+	bool blocked;	/* the kernel took less than `out`: wait for EPOLLOUT */
 	bool tell_writable;
 	void (*on_writable)(struct up_request *request, void *data);
 	void *writable_data;
@@ -97,7 +97,7 @@ struct up_request {
 
 	/* From here on nothing is cleared. */
 	struct buf fields; /* lines for the response head */
-	struct buf out;    /* what was accepted and not taken by the kernel */
+	struct buf out;	   /* what was accepted and not taken by the kernel */
 	struct buf collected;
 	struct request_field *field_at; /* field_inline, or allocated */
 	struct later later;
@@ -123,7 +123,8 @@ int request_serve(struct channel *channel, const struct wire_lend *lend, int *ta
 void request_enter(struct up_request *request);
 /* Sees to what the request waits for. It may be gone afterwards. */
 void request_leave(struct up_request *request);
-/* Registers for what the request waits for, unless within the application: then request_leave() does. */
+/* Registers for what the request waits for, unless within the application: then request_leave()
+ * does. */
 void request_settle(struct up_request *request);
 /* Tells the application that it has ended. The socket stays lent. */
 void request_tell(struct up_request *request, enum up_end how);
@@ -167,13 +168,15 @@ bool body_hold(struct up_request *request);
 
 /* ---- The response: response.c ---- */
 
-/* Sends what is in `out`. Returns 0 when it is empty, 1 where some is left, or -errno: the client is gone. */
+/* Sends what is in `out`. Returns 0 when it is empty, 1 where some is left, or -errno: the client
+ * is gone. */
 int response_flush(struct up_request *request);
-/* Takes note that the response has gone out whole, where it has. The request may be gone afterwards. */
+/* Takes note that the response has gone out whole, where it has. The request may be gone
+ * afterwards. */
 void response_settle(struct up_request *request);
 /* Answers with a short text on libup's own account, if nothing was begun, and ends the request. */
-void response_refuse(struct up_request *request, int status, enum up_end how,
-	enum wire_disposition disposition);
+void response_refuse(
+	struct up_request *request, int status, enum up_end how, enum wire_disposition disposition);
 /* Sends 101 and what was added to it. Returns as response_flush() does, or -ENOMEM. */
 int response_switch(struct up_request *request);
 /* Adds bytes to `out` for an interim response. False: out of memory. */

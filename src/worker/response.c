@@ -58,7 +58,7 @@ static void client_has_taken(struct up_request *r)
 		return;
 	r->blocked = false;
 	deadline_stop(&r->send_deadline);
-	r->tell_writable = r->on_writable && r->response != RESPONSE_ENDED;
+	r->tell_writable = r->on_writable && r->response == RESPONSE_BEGUN;
 	if (r->tell_writable)
 		worker_later(r->worker, &r->later);
 }
@@ -134,8 +134,8 @@ static int send_both(struct up_request *r, struct buf *from, const void *bytes, 
 static void mark_end(struct up_request *r, size_t more)
 {
 	if (!r->until_close)
-		atomic_store_explicit(&r->slot->end, r->written + buf_len(&r->out) + more,
-			memory_order_release);
+		atomic_store_explicit(
+			&r->slot->end, r->written + buf_len(&r->out) + more, memory_order_release);
 }
 
 /* ---- The head ---- */
@@ -282,7 +282,7 @@ void response_settle(struct up_request *request)
 		return;
 	if (request->response == RESPONSE_ENDED && buf_len(&request->out) == 0) {
 		response_done(request);
-	} else if (request->tell_writable) {
+	} else if (request->tell_writable && request->response == RESPONSE_BEGUN) {
 		request->tell_writable = false;
 		request_enter(request);
 		request->on_writable(request, request->writable_data);
@@ -291,8 +291,8 @@ void response_settle(struct up_request *request)
 }
 
 /*
- * After a send by which the response ends: treats its result. Returns 0, -ENOMEM or -EPIPE. Whatever
- * was written of a response that can't go on, only the end of the connection is left.
+ * After a send by which the response ends: treats its result. Returns 0, -ENOMEM or -EPIPE.
+ * Whatever was written of a response that can't go on, only the end of the connection is left.
  */
 static int sent_last(struct up_request *r, int sent)
 {
@@ -322,8 +322,8 @@ static int may_begin(const struct up_request *r, int status)
 	return status >= 200 && status <= 999 ? 0 : -EINVAL;
 }
 
-int up_respond(struct up_request *request, int status, const char *content_type,
-	const void *bytes, size_t len)
+int up_respond(struct up_request *request, int status, const char *content_type, const void *bytes,
+	size_t len)
 {
 	/* Behind an interim response that is still on its way the order has to be kept. */
 	struct buf *b = buf_len(&request->out) > 0 ? &request->out : &request->worker->out;
@@ -406,8 +406,7 @@ int up_begin(struct up_request *request, int status, uint64_t length)
 	add_head(request, &request->out, NULL, 0);
 	request->response = RESPONSE_BEGUN;
 	if (length == UP_LENGTH_UNKNOWN && request->half_closed)
-		deadline_start(&request->worker->departure_deadlines,
-			&request->departure_deadline);
+		deadline_start(&request->worker->departure_deadlines, &request->departure_deadline);
 	worker_later(request->worker, &request->later);
 	return 0;
 }
@@ -551,8 +550,7 @@ void up_abort(struct up_request *request)
 {
 	if (!request_is_live(request))
 		return;
-	if (request->response == RESPONSE_BEGUN && request->first_byte_us > 0 &&
-		!request->blocked)
+	if (request->response == RESPONSE_BEGUN && request->first_byte_us > 0 && !request->blocked)
 		response_flush(request);
 	response_refuse(request, 500, UP_END_ABORTED, WIRE_CLOSE);
 }

@@ -17,13 +17,13 @@ struct up_socket {
 	struct channel *channel;
 	int fd;
 	struct poller_watch watch; /* level-triggered: the application need not read all */
-	struct buf in;  /* what came behind the head of the request */
-	struct buf out; /* what was accepted and not taken by the kernel */
+	struct buf in;		   /* what came behind the head of the request */
+	struct buf out;		   /* what was accepted and not taken by the kernel */
 	struct later later;
 	struct deadline close_deadline;
 	struct note detached, returned;
 	unsigned n_inside; /* calls into the application that have not returned */
-	int events;        /* UP_READABLE, UP_WRITABLE: what it wants to be told */
+	int events;	   /* UP_READABLE, UP_WRITABLE: what it wants to be told */
 	void (*fn)(struct up_socket *socket, int happened, void *data);
 	void *data;
 	bool lost;    /* reset, or closed by a UNIX peer: what is left can be read */
@@ -105,7 +105,8 @@ static bool is_readable_by_itself(const struct up_socket *s)
 	return s->lost || ((s->events & UP_READABLE) && buf_len(&s->in) > 0);
 }
 
-/* Registers for what is waited for, and for nothing where that is nothing: a hang-up is always told. */
+/* Registers for what is waited for, and for nothing where that is nothing: a hang-up is always
+ * told. */
 static void socket_settle(struct up_socket *s)
 {
 	uint32_t events = 0;

@@ -85,10 +85,11 @@ void worker_close_all(struct up_worker *worker)
 	for (i = 0; i < n; i = end) {
 		for (end = i + 1; end < n && fds[end] == fds[end - 1] + 1; end++)
 			;
-		if (end - i == 1)
-			close(fds[i]);
-		else
-			close_range((unsigned)fds[i], (unsigned)fds[end - 1], 0);
+		if (end - i > 1 && close_range((unsigned)fds[i], (unsigned)fds[end - 1], 0) == 0)
+			continue;
+		/* One, or a sandbox that does not know the call. */
+		while (i < end)
+			close(fds[i++]);
 	}
 	worker->n_closing = 0;
 }
@@ -105,9 +106,9 @@ const char *worker_date(struct up_worker *worker)
 		return worker->date;
 	gmtime_r(&now, &tm);
 	/* Not strftime(): an application may have set a locale. */
-	snprintf(worker->date, sizeof(worker->date), "Date: %s, %02d %s %04d %02d:%02d:%02d GMT\r\n",
-		days[tm.tm_wday], tm.tm_mday, months[tm.tm_mon], (tm.tm_year + 1900) % 10000,
-		tm.tm_hour, tm.tm_min, tm.tm_sec);
+	snprintf(worker->date, sizeof(worker->date),
+		"Date: %s, %02d %s %04d %02d:%02d:%02d GMT\r\n", days[tm.tm_wday], tm.tm_mday,
+		months[tm.tm_mon], (tm.tm_year + 1900) % 10000, tm.tm_hour, tm.tm_min, tm.tm_sec);
 	worker->date_at = now;
 	return worker->date;
 }
@@ -300,15 +301,14 @@ static int receive_setup(struct up_worker *w)
 
 static void init_deadlines(struct up_worker *w)
 {
-	deadlines_init(&w->body_deadlines, w->loop, w->setup.body_timeout_ms / 1e3,
-		request_body_expired);
-	deadlines_init(&w->send_deadlines, w->loop, w->setup.send_timeout_ms / 1e3,
-		request_send_expired);
-	deadlines_init(&w->drain_deadlines, w->loop, UP_DRAIN_S, request_drain_expired);
 	deadlines_init(
-		&w->departure_deadlines, w->loop, UP_DEPARTURE_S, request_departure_expired);
-	deadlines_init(&w->close_deadlines, w->loop, w->setup.send_timeout_ms / 1e3,
-		socket_close_expired);
+		&w->body_deadlines, w->loop, w->setup.body_timeout_ms / 1e3, request_body_expired);
+	deadlines_init(
+		&w->send_deadlines, w->loop, w->setup.send_timeout_ms / 1e3, request_send_expired);
+	deadlines_init(&w->drain_deadlines, w->loop, UP_DRAIN_S, request_drain_expired);
+	deadlines_init(&w->departure_deadlines, w->loop, UP_DEPARTURE_S, request_departure_expired);
+	deadlines_init(
+		&w->close_deadlines, w->loop, w->setup.send_timeout_ms / 1e3, socket_close_expired);
 }
 
 static int init_loop(struct up_worker *w)
@@ -407,7 +407,8 @@ int up_worker_run(int (*app)(struct up_worker *worker), int argc, char *argv[])
 	int r;
 
 	if (!getenv(WIRE_ENV_MASTER_PID) || !is_channel(WIRE_CONTROL_FD)) {
-		fprintf(stderr, "%s: is started by up-master only\n", argc > 0 ? argv[0] : "worker");
+		fprintf(stderr, "%s: is started by up-master only\n",
+			argc > 0 ? argv[0] : "worker");
 		return 1;
 	}
 	w = calloc(1, sizeof(*w));

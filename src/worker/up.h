@@ -47,7 +47,8 @@ struct note {
 	enum wire_type type; /* WIRE_RETURN or WIRE_DETACHED */
 	struct wire_return ret;
 	const uint8_t *surplus; /* ret.surplus_len bytes of the owner's; only until sent_cb */
-	/* Called when the record is in a message: maybe before channel_post() returns. The owner may die. */
+	/* Called when the record is in a message: maybe before channel_post() returns. The owner
+	 * may die. */
 	void (*sent_cb)(struct note *note);
 };
 
@@ -62,7 +63,7 @@ struct channel {
 	struct up_request **lent; /* by slot: what has not been returned */
 	uint32_t n_slots;
 	uint32_t n_taken, n_acknowledged; /* lends, modulo 2^32 */
-	bool last; /* WIRE_LAST has come */
+	bool last;			  /* WIRE_LAST has come */
 };
 
 struct up_worker {
@@ -101,10 +102,10 @@ struct up_worker {
 
 	struct list pool; /* free requests */
 	unsigned n_pool;
-	struct buf out;      /* one head, and a small content: only within one call */
-	uint8_t *scratch;    /* UP_READ_MAX bytes: a piece of body while the application looks at it */
+	struct buf out;	  /* one head, and a small content: only within one call */
+	uint8_t *scratch; /* UP_READ_MAX bytes: a piece of body while the application looks at it */
 	bool scratch_in_use;
-	uint8_t *sink;       /* UP_READ_MAX bytes: what is read to be dropped */
+	uint8_t *sink; /* UP_READ_MAX bytes: what is read to be dropped */
 	uint64_t n_requests;
 	char date[64]; /* "Date: …\r\n" of date_at */
 	long date_at;

@@ -44,6 +44,8 @@ import traceback
 
 sys.dont_write_bytecode = True
 
+if "UP_MASTER" not in os.environ:
+    sys.exit("UP_MASTER, UP_SOURCE and UP_BUILD are to be set; `meson test` does")
 MASTER = os.environ["UP_MASTER"]
 SOURCE = os.environ.get("UP_SOURCE", "")
 BUILD = os.environ.get("UP_BUILD", "")

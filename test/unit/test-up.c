@@ -122,8 +122,7 @@ static void app_refused(struct up_request *request)
 		up_add_field(request, "Content-Length", "3"), up_add_field(request, "Date", "x"),
 		up_add_field(request, "X-A", "a\r\nb"), up_add_field(request, "X A", "a"),
 		up_add_field(request, "Connection", "keep-alive"), up_write(request, "a", 1),
-		up_respond(request, 99, NULL, NULL, 0),
-		up_respond(request, 200, "a\nb", NULL, 0));
+		up_respond(request, 99, NULL, NULL, 0), up_respond(request, 200, "a\nb", NULL, 0));
 	up_respond(request, 200, NULL, text, (size_t)n);
 }
 
@@ -177,12 +176,16 @@ static void app_odd(struct up_request *request, const char *target)
 	} else if (strcmp(target, "/short") == 0) {
 		up_begin(request, 200, 10);
 		up_write(request, "five!", 5);
+		up_flush(request);
 		up_end(request);
 	} else if (strcmp(target, "/204") == 0) {
 		up_respond(request, 204, NULL, "content", 7);
 	} else if (strcmp(target, "/interim") == 0) {
 		up_add_field(request, "Link", "</a>");
 		up_interim(request, 103);
+		up_respond(request, 200, NULL, "x", 1);
+	} else if (strcmp(target, "/stop") == 0) {
+		raise(SIGSTOP);
 		up_respond(request, 200, NULL, "x", 1);
 	} else if (strcmp(target, "/close") == 0) {
 		up_add_field(request, "Connection", "close");
@@ -279,7 +282,7 @@ struct terms {
 };
 
 static struct wire_setup setup; /* for the next child */
-static rlim_t child_files_max;  /* 0: as it is */
+static rlim_t child_files_max;	/* 0: as it is */
 
 static void wait_readable(int fd)
 {
@@ -293,13 +296,13 @@ static _Noreturn void child(int control_fd, int events)
 	struct rlimit files = { child_files_max, child_files_max };
 	char *argv[] = { (char *)(uintptr_t) "test-up", NULL };
 
-	if (child_files_max)
-		setrlimit(RLIMIT_NOFILE, &files);
 	/* 3 may be the events pipe. */
 	events_fd = fcntl(events, F_DUPFD, 10);
 	dup2(control_fd, WIRE_CONTROL_FD);
 	close_range(WIRE_CONTROL_FD + 1, (unsigned)events_fd - 1, 0);
 	close_range((unsigned)events_fd + 1, ~0U, 0);
+	if (child_files_max)
+		setrlimit(RLIMIT_NOFILE, &files);
 	setenv(WIRE_ENV_MASTER_PID, "1", 1);
 	setenv(WIRE_ENV_WORKER_ID, "4", 1);
 	setenv(WIRE_ENV_GENERATION, "2", 1);
@@ -308,8 +311,8 @@ static _Noreturn void child(int control_fd, int events)
 
 static void send_setup(struct master *m, int worker_fd)
 {
-	struct wire_setup *record = wire_batch_add(
-		&m->batch, WIRE_SETUP, 0, sizeof(*record), worker_fd);
+	struct wire_setup *record =
+		wire_batch_add(&m->batch, WIRE_SETUP, 0, sizeof(*record), worker_fd);
 	struct wire_record header = record->record;
 
 	*record = setup;
@@ -365,15 +368,15 @@ static int started(void **state)
 	return 0;
 }
 
-/* Returns the exit status; -1 where a signal ended it. */
+/* Its end of the pipe closes with it. Returns the exit status; -1 where a signal ended it. */
 static int wait_for_child(struct master *m)
 {
-	struct pollfd pollfd = { .events = POLLIN };
-	int status, fd = (int)syscall(434 /* pidfd_open */, m->pid, 0);
+	char rest[256];
+	int status;
 
-	pollfd.fd = fd;
-	assert_int_equal(poll(&pollfd, 1, DEADLINE_MS), 1);
-	close(fd);
+	do
+		wait_readable(m->events_fd);
+	while (read(m->events_fd, rest, sizeof(rest)) > 0);
 	assert_int_equal(waitpid(m->pid, &status, 0), m->pid);
 	m->pid = 0;
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
@@ -675,6 +678,31 @@ static void batch_comes_back_as_one_with_its_descriptors_closed(void **state)
 		lent_close(&lent[i]);
 }
 
+/* What leaves before the turn is over has its descriptors closed too: the worker stops within it.
+ */
+static void long_batch_comes_back_in_parts(void **state)
+{
+	struct master *m = *state;
+	struct lent lent[66];
+	int n_fds = count_fds(m->pid);
+
+	for (int i = 0; i < 66; i++) {
+		connect_pair(&lent[i], false);
+		add_lend(m, &(struct terms){ .target = i < 65 ? "/hello" : "/stop", .flags = KEEP },
+			&lent[i]);
+	}
+	send_batch(m);
+	receive_return(m, &lent[0]);
+	assert_int_equal(m->inbox.n_records, 63);
+	expect_event(m, "request /stop\n");
+	assert_int_equal(count_fds(m->pid), n_fds + 1);
+	kill(m->pid, SIGCONT);
+	for (int i = 1; i < 66; i++)
+		receive_return(m, &lent[i]);
+	for (int i = 0; i < 66; i++)
+		lent_close(&lent[i]);
+}
+
 static void head_has_a_length_and_no_content(void **state)
 {
 	struct master *m = *state;
@@ -827,6 +855,37 @@ static void chunked_body_comes_in_pieces_and_its_surplus_goes_back(void **state)
 	assert_memory_equal(wire_return_surplus(ret), "GET /next", 9);
 	assert_has(client_read(&lent, "abcdefg"), "\r\nContent-Length: 7\r\n");
 	lent_close(&lent);
+}
+
+static void any_cut_of_a_chunked_body_is_the_same(void **state)
+{
+	static const char body[] = "3;x=y\r\nabc\r\n1\r\nd\r\n0\r\nT: v\r\n\r\nGET /n";
+	struct master *m = *state;
+
+	for (size_t cut = 0; cut < sizeof(body); cut++) {
+		char ahead[sizeof(body)];
+		struct terms terms = { .method = "POST",
+			.target = "/collect",
+			.ahead = ahead,
+			.body = WIRE_BODY_CHUNKED,
+			.flags = KEEP };
+		const struct wire_return *ret;
+		struct lent lent;
+
+		memcpy(ahead, body, cut);
+		ahead[cut] = '\0';
+		lent = lend(m, &terms);
+		expect_event(m, "request /collect\n");
+		client_send(&lent, body + cut);
+		ret = receive_return(m, &lent);
+		assert_int_equal(ret->disposition, WIRE_KEEP);
+		assert_has(client_read(&lent, "abcd"), "Content-Length: 4\r\n");
+		/* What was not read is still in the socket. */
+		assert_true(ret->surplus_len <= 6);
+		assert_memory_equal(wire_return_surplus(ret), "GET /n", ret->surplus_len);
+		assert_int_equal(cut + ret->read + (6 - ret->surplus_len), sizeof(body) - 1);
+		lent_close(&lent);
+	}
 }
 
 static void surplus_that_came_with_the_lend_goes_back(void **state)
@@ -1047,10 +1106,11 @@ static void long_body_is_echoed_with_back_pressure(void **state)
 		ssize_t n;
 
 		assert_int_equal(poll(&pollfd, 1, DEADLINE_MS), 1);
-		n = sent < total ? send(lent.client_fd, bytes,
-					   total - sent < sizeof(bytes) ? total - sent : sizeof(bytes),
-					   MSG_NOSIGNAL)
-				 : 0;
+		n = sent < total
+			    ? send(lent.client_fd, bytes,
+				      total - sent < sizeof(bytes) ? total - sent : sizeof(bytes),
+				      MSG_NOSIGNAL)
+			    : 0;
 		sent += n > 0 ? (size_t)n : 0;
 		if (got == 0 && (pollfd.revents & POLLIN)) {
 			const char *text = client_read(&lent, "\r\n\r\n");
@@ -1064,8 +1124,7 @@ static void long_body_is_echoed_with_back_pressure(void **state)
 	/* The rest without looking at where the head ends: the return says how long it was. */
 	for (bool closed = false; !closed;) {
 		struct pollfd pollfd[2] = {
-			{ .fd = lent.client_fd,
-				.events = POLLIN | (sent < total ? POLLOUT : 0) },
+			{ .fd = lent.client_fd, .events = POLLIN | (sent < total ? POLLOUT : 0) },
 			{ .fd = m->channel_fd, .events = POLLIN },
 		};
 		ssize_t n;
@@ -1121,8 +1180,8 @@ static void body_that_stalls_is_408(void **state)
 static void client_that_does_not_read_times_out(void **state)
 {
 	struct master *m = *state;
-	struct lent lent = lend(
-		m, &(struct terms){ .target = "/big", .small_buffers = true, .flags = KEEP });
+	struct lent lent =
+		lend(m, &(struct terms){ .target = "/big", .small_buffers = true, .flags = KEEP });
 	const struct wire_return *ret = receive_return(m, &lent);
 
 	assert_int_equal(ret->disposition, WIRE_CLOSE);
@@ -1136,8 +1195,8 @@ static void client_that_does_not_read_times_out(void **state)
 static void slow_client_gets_all_of_it(void **state)
 {
 	struct master *m = *state;
-	struct lent lent = lend(
-		m, &(struct terms){ .target = "/big", .small_buffers = true, .flags = KEEP });
+	struct lent lent =
+		lend(m, &(struct terms){ .target = "/big", .small_buffers = true, .flags = KEEP });
 	const struct wire_return *ret;
 
 	expect_event(m, "request /big\n");
@@ -1154,9 +1213,8 @@ static void slow_client_gets_all_of_it(void **state)
 static void stream_goes_on_as_the_client_reads(void **state)
 {
 	struct master *m = *state;
-	struct lent lent = lend(m, &(struct terms){ .target = "/stream-known",
-					   .small_buffers = true,
-					   .flags = KEEP });
+	struct lent lent = lend(m,
+		&(struct terms){ .target = "/stream-known", .small_buffers = true, .flags = KEEP });
 	const struct wire_return *ret;
 
 	client_take(&lent, 3000000);
@@ -1227,8 +1285,11 @@ static void aborted_response_is_500_or_cut(void **state)
 	client_read(&a, "HTTP/1.1 500 Internal Server Error\r\n");
 	expect_event(m, "end /abort 5\n");
 	b = lend(m, &(struct terms){ .target = "/short", .flags = KEEP });
-	assert_int_equal(receive_return(m, &b)->disposition, WIRE_CLOSE);
-	assert_int_equal(page_end(m, &b), page_end(m, &b));
+	ret = receive_return(m, &b);
+	assert_int_equal(ret->disposition, WIRE_CLOSE);
+	assert_int_equal(ret->status, 200);
+	assert_int_equal(ret->body_bytes, 5);
+	assert_int_equal(page_end(m, &b), 0);
 	expect_event(m, "end /short 5\n");
 	lent_close(&a);
 	lent_close(&b);
@@ -1238,8 +1299,7 @@ static void aborted_response_is_500_or_cut(void **state)
 
 static void send_recall(struct master *m, const struct lent *lent)
 {
-	struct wire_recall *recall =
-		wire_batch_add(&m->batch, WIRE_RECALL, 0, sizeof(*recall), -1);
+	struct wire_recall *recall = wire_batch_add(&m->batch, WIRE_RECALL, 0, sizeof(*recall), -1);
 
 	recall->request_id = lent->id;
 	recall->slot = lent->slot;
@@ -1373,7 +1433,8 @@ static void full_channel_loses_no_return(void **state)
 	struct lent lent = lend(m, &(struct terms){ .target = "/hello", .flags = KEEP });
 	uint64_t first = lent.id;
 
-	/* One by one, so that each return is a message, and none is taken: the channel holds 278. */
+	/* One by one, so that each return is a message, and none is taken: the channel holds 278.
+	 */
 	client_read(&lent, "hello");
 	for (int i = 1; i < N; i++) {
 		add_lend(m, &(struct terms){ .target = "/hello", .flags = KEEP }, &lent);
@@ -1395,10 +1456,14 @@ static int started_with_few_descriptors(void **state)
 static void lend_without_its_descriptor_is_unserved(void **state)
 {
 	struct master *m = *state;
+	const char *preload = getenv("LD_PRELOAD");
 	struct lent lent[60];
 	const struct wire_return *ret;
 	int n_unserved = 0;
 
+	/* valgrind has a limit of its own, and plays this one. */
+	if (preload && strstr(preload, "vgpreload"))
+		skip();
 	for (int i = 0; i < 60; i++) {
 		connect_pair(&lent[i], false);
 		add_lend(m, &(struct terms){ .target = "/wait", .flags = KEEP }, &lent[i]);
@@ -1497,8 +1562,7 @@ static void upgrade_to_the_limit(struct master *m, struct lent *lent)
 				.flags = KEEP | WIRE_LEND_UPGRADE });
 	assert_int_equal(receive_record(m)->record.type, WIRE_DETACHED);
 	client_read(lent, "\r\n\r\n");
-	assert_int_equal(
-		send(lent->client_fd, bytes, sizeof(bytes), MSG_NOSIGNAL), sizeof(bytes));
+	assert_int_equal(send(lent->client_fd, bytes, sizeof(bytes), MSG_NOSIGNAL), sizeof(bytes));
 	expect_event(m, "kept waits\n");
 }
 
@@ -1545,6 +1609,7 @@ int main(void)
 	const struct CMUnitTest cases[] = {
 		CASE(request_is_answered_and_returned),
 		CASE(batch_comes_back_as_one_with_its_descriptors_closed),
+		CASE(long_batch_comes_back_in_parts),
 		CASE(head_has_a_length_and_no_content),
 		CASE(status_204_has_neither_length_nor_content),
 		CASE(connection_ends_where_client_or_application_wish),
@@ -1554,6 +1619,7 @@ int main(void)
 		CASE(interim_response_goes_ahead_and_is_counted),
 		CASE(body_of_a_length_is_not_read_past),
 		CASE(chunked_body_comes_in_pieces_and_its_surplus_goes_back),
+		CASE(any_cut_of_a_chunked_body_is_the_same),
 		CASE(surplus_that_came_with_the_lend_goes_back),
 		CASE(malformed_body_is_400),
 		CASE(malformed_body_behind_a_begun_response_only_cuts_it),
