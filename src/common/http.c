@@ -1077,6 +1077,11 @@ const char *http_reason(unsigned status)
 		return #text;
 		HTTP_STATUS_MAP(REASON)
 #undef REASON
+	/* Newer than http-parser's list. */
+	case 103:
+		return "Early Hints";
+	case 425:
+		return "Too Early";
 	default:
 		return "Unknown";
 	}

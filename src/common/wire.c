@@ -167,6 +167,8 @@ static void put_fds(struct msghdr *msg, union control_buffer *control, const int
 		return;
 	msg->msg_control = control->bytes;
 	msg->msg_controllen = CMSG_SPACE(sizeof(int) * n);
+	/* The padding behind an odd number of descriptors. */
+	memset(control->bytes + msg->msg_controllen - sizeof(int), 0, sizeof(int));
 	cmsg = CMSG_FIRSTHDR(msg);
 	cmsg->cmsg_level = SOL_SOCKET;
 	cmsg->cmsg_type = SCM_RIGHTS;

@@ -149,8 +149,9 @@ enum wire_disposition {
 	WIRE_UNSERVED = 3,  /* nothing was read or written: give it to another worker */
 	WIRE_CANCELLED = 4, /* recalled; nothing more will be written */
 	WIRE_GONE = 5,	    /* the client reset or left: nothing to save */
-	WIRE_BAD_BODY = 6,  /* a fault in the body's framing, or its time-out; answered if it could
-			       be; close */
+	WIRE_CUT = 7,	   /* a response that began and will not be ended: close so that it shows */
+	WIRE_BAD_BODY = 6, /* a fault in the body's framing, or its time-out; answered if it could
+			      be; close */
 };
 
 /*

@@ -169,11 +169,24 @@ static void unserved(struct conn *conn)
 		refuse_busy(conn, "No worker has room.");
 }
 
+/*
+ * Closes in the middle of a response. A close-delimited one must not look whole, so its client gets
+ * a reset (RFC 9112, 8); any other shows by its framing that it is cut.
+ */
+static void cut(struct conn *conn)
+{
+	struct linger reset = { .l_onoff = 1, .l_linger = 0 };
+
+	if (conn->request->head.http_minor == 0)
+		setsockopt(conn->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+	conn_close(conn);
+}
+
 static void cancelled(struct conn *conn, const struct wire_return *ret)
 {
 	counter_add(&conn->conns->thread->counters.n_failed, 1);
 	if (ret->written > 0) {
-		conn_close(conn);
+		cut(conn);
 		return;
 	}
 	conn_enter(conn, CONN_READING);
@@ -210,6 +223,9 @@ static void on_return(struct loan *loan, const struct wire_return *ret)
 	case WIRE_CANCELLED:
 		cancelled(conn, ret);
 		break;
+	case WIRE_CUT:
+		cut(conn);
+		break;
 	default:
 		conn_close(conn);
 	}
@@ -231,17 +247,6 @@ static void on_refused(struct loan *loan)
 }
 
 /* ---- A worker that died ---- */
-
-/* A close-delimited response must not look whole: RFC 9112, 8. */
-static void cut(struct conn *conn)
-{
-	struct linger reset = { .l_onoff = 1, .l_linger = 0 };
-
-	counter_add(&conn->conns->thread->counters.n_failed, 1);
-	if (conn->request->head.http_minor == 0)
-		setsockopt(conn->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
-	conn_drop(conn);
-}
 
 static void completed(struct conn *conn, uint64_t left)
 {
@@ -282,6 +287,8 @@ static void act_on(struct conn *conn, enum verdict what, uint64_t left)
 		conn_answer(conn, 502, "The application died.", left);
 		break;
 	case VERDICT_CUT:
+		counter_add(&thread->counters.n_failed, 1);
+		counter_add(&thread->counters.n_dropped, 1);
 		cut(conn);
 		break;
 	case VERDICT_GONE:

@@ -147,6 +147,22 @@ static void on_io_stopped(void *data, int result)
 		fleet_stop(&daemon->fleet);
 }
 
+/* Whoever connects from now on is refused by the kernel, and can go elsewhere. */
+static void on_io_deaf(void *data, int result)
+{
+	struct daemon *daemon = data;
+
+	(void)result;
+	if (--daemon->n_ios_accepting > 0)
+		return;
+	list_each (at, &daemon->listeners) {
+		struct listener *listener = container_of(at, struct listener, link);
+
+		if (!listener->inherited)
+			listener_close(listener);
+	}
+}
+
 static void stop_cb(struct ev_loop *loop, ev_timer *watcher, int events)
 {
 	struct daemon *daemon = container_of(watcher, struct daemon, stop_timer);
@@ -182,9 +198,13 @@ void daemon_stop(struct daemon *daemon)
 	reload_abandon(daemon);
 	ev_timer_set(&daemon->stop_timer, (double)daemon->config->stop_timeout_ms / 1000., 0.);
 	ev_timer_start(daemon->loop, &daemon->stop_timer);
-	daemon->n_ios_busy = daemon->n_ios;
-	for (unsigned i = 0; i < daemon->n_ios; i++)
+	daemon->n_ios_busy = daemon->n_ios_accepting = daemon->n_ios;
+	for (unsigned i = 0; i < daemon->n_ios; i++) {
 		io_stop(&daemon->ios[i], on_io_stopped, daemon);
+		/* Orders are followed one after the other: the answer to this one says that no
+		 * listener is used any more, while requests go on. */
+		io_ping(&daemon->ios[i], on_io_deaf, daemon);
+	}
 }
 
 /* ---- Scaling ---- */
@@ -431,7 +451,7 @@ static int start_threads(struct daemon *daemon)
 	return r;
 }
 
-static int write_pidfile(const struct daemon *daemon)
+static int write_pidfile(struct daemon *daemon)
 {
 	FILE *file;
 
@@ -442,6 +462,7 @@ static int write_pidfile(const struct daemon *daemon)
 		log_error("pidfile %s: %s", daemon->config->pidfile, strerror(errno));
 		return -EIO;
 	}
+	daemon->pidfile_written = true;
 	return 0;
 }
 
@@ -495,7 +516,8 @@ static void clean_up(struct daemon *daemon)
 	ev_timer_stop(daemon->loop, &daemon->stop_timer);
 	mailbox_fini(&daemon->mailbox);
 	admission_fini(&daemon->admission);
-	if (daemon->config->pidfile)
+	/* A start that was refused leaves the file of whoever runs alone. */
+	if (daemon->pidfile_written)
 		unlink(daemon->config->pidfile);
 	free(daemon->last_reload.error);
 	config_unref(daemon->new_config);

@@ -55,6 +55,7 @@ struct daemon {
 	enum daemon_state state;
 	uint64_t started_us;
 	int exit_status;
+	bool pidfile_written;
 	/* reload.c */
 	struct list reload_now, reload_next; /* who waits for the running one, and for the next */
 	bool reload_wanted;		     /* one more is to follow */
@@ -63,7 +64,8 @@ struct daemon {
 	unsigned n_reloads, n_reloads_failed;
 	struct reload_result last_reload;
 	/* stop */
-	unsigned n_ios_busy; /* I/O threads that still have connections */
+	unsigned n_ios_busy;	  /* I/O threads that still have connections */
+	unsigned n_ios_accepting; /* I/O threads that may still accept */
 	ev_timer stop_timer;
 	bool stop_at_once;
 	bool stopped; /* the last worker has ended */

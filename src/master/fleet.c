@@ -431,9 +431,9 @@ static void boot_failed(struct worker *worker, struct generation *generation)
 {
 	char error[768];
 
-	snprintf(error, sizeof(error), "worker %u %s%s%s", worker->id,
+	snprintf(error, sizeof(error), "worker %u: %s%s", worker->id,
 		*worker->boot_text ? worker->boot_text : worker->exit_text,
-		*worker->boot_text ? "" : " before it was ready", "");
+		*worker->boot_text ? "" : " before it was ready");
 	log_warn("worker %u (generation %u): failed to boot: %s", worker->id, worker->generation,
 		*worker->boot_text ? worker->boot_text : worker->exit_text);
 	generation_fail(generation, error, worker->tail.text);

@@ -225,20 +225,30 @@ static void shortage(struct io *io, int r)
 	ev_timer_start(io->thread.loop, &io->shortage);
 }
 
-static void accept_some(struct acceptor *acceptor, unsigned n)
+/* Whether there is room, as things are. Where not, accepting pauses until there is. */
+static bool has_room(struct io *io)
+{
+	if (gate_enter(io->gate))
+		return true;
+	pause_accepting(io);
+	/* A close between the two looks has not seen us: then nobody would tell. */
+	if (atomic_load(&io->gate->n_open) < io->gate->max)
+		go_on_accepting(io);
+	return false;
+}
+
+static void accept_some(struct acceptor *acceptor, unsigned n, bool is_last)
 {
 	struct io *io = acceptor->io;
 
 	while (n-- > 0) {
 		int r;
 
-		if (!gate_enter(io->gate)) {
-			pause_accepting(io);
-			/* A close between the two looks has not seen us: then nobody would tell. */
-			if (atomic_load(&io->gate->n_open) < io->gate->max)
-				go_on_accepting(io);
+		/* The last of a listener are let in past the limit: else they would be reset. */
+		if (is_last)
+			atomic_fetch_add(&io->gate->n_open, 1);
+		else if (!has_room(io))
 			return;
-		}
 		r = accept_one(acceptor);
 		if (r == 0)
 			continue;
@@ -255,7 +265,7 @@ static void accept_some(struct acceptor *acceptor, unsigned n)
 static void accept_cb(struct ev_loop *loop, ev_io *watcher, int events)
 {
 	(void)loop, (void)events;
-	accept_some(container_of(watcher, struct acceptor, watcher), ACCEPT_MAX);
+	accept_some(container_of(watcher, struct acceptor, watcher), ACCEPT_MAX, false);
 }
 
 static int acceptor_new(struct io *io, struct listener *listener, int fd)
@@ -334,7 +344,7 @@ static struct acceptor *find_acceptor(struct io *io, const struct listener *list
 static void stop_accepting(struct acceptor *acceptor)
 {
 	if (!acceptor->listener->inherited)
-		accept_some(acceptor, UINT32_MAX);
+		accept_some(acceptor, UINT32_MAX, true);
 	acceptor_free(acceptor);
 }
 
@@ -367,6 +377,7 @@ static void stop_run(struct mail *mail)
 	struct io *io = order->io;
 
 	io->conns.stopping = true;
+	io->accepting = false;
 	list_each (at, &io->acceptors)
 		stop_accepting(container_of(at, struct acceptor, link));
 	ev_timer_stop(io->thread.loop, &io->shortage);

@@ -329,7 +329,7 @@ static const char *take_return(struct lender *lender, const struct wire_return *
 
 	if (!loan)
 		return "returned what it does not hold";
-	if (ret->disposition < WIRE_KEEP || ret->disposition > WIRE_BAD_BODY)
+	if (ret->disposition < WIRE_KEEP || ret->disposition > WIRE_CUT)
 		return "unknown disposition";
 	leave(lender, loan);
 	loan->ops->on_return(loan, ret);

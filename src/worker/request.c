@@ -199,11 +199,20 @@ void request_forget(struct up_request *request)
 	request_release(request);
 }
 
+/* Whether the client has part of a response, and will not get the rest. */
+static bool is_cut(const struct up_request *request)
+{
+	return request->response == RESPONSE_BEGUN ||
+	       (request->response == RESPONSE_ENDED && buf_len(&request->out) > 0);
+}
+
 void request_return(struct up_request *request, enum wire_disposition disposition)
 {
 	struct channel *ch = request->channel;
 	struct note *note = &request->note;
 
+	if (disposition != WIRE_GONE && disposition != WIRE_CANCELLED && is_cut(request))
+		disposition = WIRE_CUT;
 	request_stop(request);
 	worker_close(request->worker, &request->fd);
 	request->worker->n_held--;

@@ -170,9 +170,10 @@ class Client:
 
     The address is a port (of 127.0.0.1), (host, port) or a UNIX path. After a time-out (seconds
     without a byte) a Failure. `socket` is the socket, `buffer` what was read and not yet used.
+    source: the address to come from, for more connections than one address has ports.
     """
 
-    def __init__(self, address, timeout=20, receive_buffer=None):
+    def __init__(self, address, timeout=20, receive_buffer=None, source=None):
         self.buffer = bytearray()
         if isinstance(address, str):
             self.socket = socket.socket(socket.AF_UNIX)
@@ -183,6 +184,8 @@ class Client:
         _opened.append(self)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source:
+            self.socket.bind((source, 0))
         self.socket.settimeout(timeout * SLOW)
         self.socket.connect(address)
 

@@ -944,7 +944,7 @@ static void malformed_body_behind_a_begun_response_only_cuts_it(void **state)
 	client_read(&lent, "abc\r\n");
 	client_send(&lent, "zz\r\n");
 	ret = receive_return(m, &lent);
-	assert_int_equal(ret->disposition, WIRE_BAD_BODY);
+	assert_int_equal(ret->disposition, WIRE_CUT);
 	assert_int_equal(ret->status, 200);
 	assert_int_equal(page_end(m, &lent), 0);
 	assert_string_equal(client_read(&lent, NULL), "");
@@ -1184,7 +1184,7 @@ static void client_that_does_not_read_times_out(void **state)
 		lend(m, &(struct terms){ .target = "/big", .small_buffers = true, .flags = KEEP });
 	const struct wire_return *ret = receive_return(m, &lent);
 
-	assert_int_equal(ret->disposition, WIRE_CLOSE);
+	assert_int_equal(ret->disposition, WIRE_CUT);
 	assert_true(ret->written < 4 * 1024 * 1024);
 	assert_int_equal(page_end(m, &lent), 4 * 1024 * 1024 + ret->head_bytes);
 	assert_int_equal(ret->body_bytes + ret->head_bytes, ret->written);
@@ -1286,7 +1286,7 @@ static void aborted_response_is_500_or_cut(void **state)
 	expect_event(m, "end /abort 5\n");
 	b = lend(m, &(struct terms){ .target = "/short", .flags = KEEP });
 	ret = receive_return(m, &b);
-	assert_int_equal(ret->disposition, WIRE_CLOSE);
+	assert_int_equal(ret->disposition, WIRE_CUT);
 	assert_int_equal(ret->status, 200);
 	assert_int_equal(ret->body_bytes, 5);
 	assert_int_equal(page_end(m, &b), 0);
