@@ -323,7 +323,7 @@ http {{
 			proxy_http_version 1.1;
 			proxy_set_header Connection "";
 			proxy_request_buffering off;
-			proxy_buffers 8 64k;
+			proxy_buffers 16 16k;
 			proxy_busy_buffers_size 128k;
 			proxy_max_temp_file_size 0;
 		}}

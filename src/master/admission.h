@@ -25,7 +25,9 @@ struct seat {
 	unsigned concurrency;	     /* requests it may hold; 0: no limit */
 	_Atomic unsigned n_held;     /* requests lent to it and not returned */
 	_Atomic uint64_t n_requests; /* lent to it so far */
-	_Atomic bool suspect;	     /* answers no pings at the moment: passed over */
+	_Atomic uint64_t
+		limit; /* the request after which somebody else shall take its place; 0: none */
+	_Atomic bool suspect; /* answers no pings at the moment: passed over */
 };
 
 /* One thread's end of the line. Its owner empties `granted` when woken. */

@@ -347,7 +347,15 @@ static void on_broken(void *data, struct seat *seat, const char *why)
 	conns->on_broken(conns->data, seat, why);
 }
 
+static void on_spent(void *data, struct seat *seat)
+{
+	struct conns *conns = data;
+
+	conns->on_spent(conns->data, seat);
+}
+
 const struct round_ops serve_round_ops = {
 	.on_granted = on_granted,
+	.on_spent = on_spent,
 	.on_broken = on_broken,
 };

@@ -42,12 +42,14 @@ struct conns {
 	bool stopping;
 	/* Called when a connection has been closed. */
 	void (*on_closed)(void *data);
-	/* A worker's channel broke: see struct lender_ops. */
+	/* See struct round_ops. */
+	void (*on_spent)(void *data, struct seat *seat);
 	void (*on_broken)(void *data, struct seat *seat, const char *why);
 	void *data;
 };
 
-/* on_closed, on_broken and data are the caller's to set afterwards, before the thread runs. */
+/* on_closed, on_spent, on_broken and data are the caller's to set afterwards, before the thread
+ * runs. */
 void conns_init(struct conns *conns, struct thread *thread, struct admission *admission);
 /* Closes what is left. */
 void conns_fini(struct conns *conns);

@@ -44,6 +44,74 @@ unsigned daemon_connections_max(const struct config *config)
 									 : most;
 }
 
+/* ---- Scaling ---- */
+
+/* Somebody wishes another number of workers. While a generation starts, the wish waits. */
+struct scale_wish {
+	struct list link; /* daemon->scale_wishes */
+	struct daemon *daemon;
+	unsigned n;		     /* 0: as many as there are then, and change */
+	int change;		     /* by a signal */
+	struct control_reply *reply; /* NULL: only the log tells */
+};
+
+static void scaled(void *data, const char *error)
+{
+	struct scale_wish *wish = data;
+
+	if (!wish->reply && error)
+		log_warn("scaling: %s", error);
+	else if (wish->reply && error)
+		control_answer_error(wish->reply, 503, "%s", error);
+	else if (wish->reply)
+		control_answer(wish->reply, 200,
+			json_pack("{s:i}", "workers", (int)fleet_size(&wish->daemon->fleet)));
+	free(wish);
+}
+
+static unsigned wished_size(const struct scale_wish *wish)
+{
+	unsigned size = fleet_size(&wish->daemon->fleet);
+
+	if (wish->n > 0)
+		return wish->n;
+	return wish->change < 0 && size <= 1 ? 1 : size + (unsigned)wish->change;
+}
+
+static void grant_wishes(struct daemon *daemon)
+{
+	bool can = daemon->state == DAEMON_RUNNING && !fleet_is_booting(&daemon->fleet);
+	struct list wishes;
+
+	if (!can && daemon->state != DAEMON_STOPPING)
+		return;
+	list_init(&wishes);
+	list_splice(&wishes, &daemon->scale_wishes);
+	for (struct list *at; (at = list_pop(&wishes));) {
+		struct scale_wish *wish = container_of(at, struct scale_wish, link);
+
+		if (can)
+			fleet_scale(&daemon->fleet, wished_size(wish), scaled, wish);
+		else
+			scaled(wish, "up-master is stopping");
+	}
+}
+
+static int wish_scale(struct daemon *daemon, unsigned n, int change, struct control_reply *reply)
+{
+	struct scale_wish *wish = calloc(1, sizeof(*wish));
+
+	if (!wish)
+		return -ENOMEM;
+	wish->daemon = daemon;
+	wish->n = n;
+	wish->change = change;
+	wish->reply = reply;
+	list_append(&daemon->scale_wishes, &wish->link);
+	grant_wishes(daemon);
+	return 0;
+}
+
 /* ---- What the fleet tells ---- */
 
 void daemon_tell(struct daemon *daemon)
@@ -94,12 +162,14 @@ static void on_outcome(void *data, const struct fleet_outcome *outcome)
 
 	if (daemon->new_config) {
 		reload_on_outcome(daemon, outcome);
+		grant_wishes(daemon);
 		return;
 	}
 	if (outcome->ok) {
 		if (outcome->error)
 			log_warn("%s", outcome->error);
 		reload_next(daemon);
+		grant_wishes(daemon);
 		return;
 	}
 	if (daemon->state != DAEMON_STOPPING) {
@@ -129,11 +199,14 @@ static const struct fleet_ops fleet_ops = {
 	.on_stopped = on_stopped,
 };
 
-static void on_broken(void *data, struct seat *seat, const char *why)
+static void on_report(void *data, struct seat *seat, const char *why)
 {
 	struct daemon *daemon = data;
 
-	fleet_on_broken(&daemon->fleet, seat, why);
+	if (why)
+		fleet_on_broken(&daemon->fleet, seat, why);
+	else
+		fleet_on_spent(&daemon->fleet, seat);
 }
 
 /* ---- Stopping ---- */
@@ -181,6 +254,7 @@ void daemon_stop_now(struct daemon *daemon)
 	notify_stopping(&daemon->notify);
 	ev_timer_stop(daemon->loop, &daemon->stop_timer);
 	reload_abandon(daemon);
+	grant_wishes(daemon);
 	fleet_kill(&daemon->fleet);
 }
 
@@ -196,6 +270,7 @@ void daemon_stop(struct daemon *daemon)
 	notify_stopping(&daemon->notify);
 	daemon_tell(daemon);
 	reload_abandon(daemon);
+	grant_wishes(daemon);
 	ev_timer_set(&daemon->stop_timer, (double)daemon->config->stop_timeout_ms / 1000., 0.);
 	ev_timer_start(daemon->loop, &daemon->stop_timer);
 	daemon->n_ios_busy = daemon->n_ios_accepting = daemon->n_ios;
@@ -205,34 +280,6 @@ void daemon_stop(struct daemon *daemon)
 		 * listener is used any more, while requests go on. */
 		io_ping(&daemon->ios[i], on_io_deaf, daemon);
 	}
-}
-
-/* ---- Scaling ---- */
-
-void daemon_scale(struct daemon *daemon, unsigned n, fleet_scaled *done, void *data)
-{
-	if (daemon->state == DAEMON_STOPPING)
-		done(data, "up-master is stopping");
-	else if (daemon->state != DAEMON_RUNNING || fleet_is_booting(&daemon->fleet))
-		done(data, "a generation is starting; try again when it has");
-	else
-		fleet_scale(&daemon->fleet, n, done, data);
-}
-
-static void on_scaled(void *data, const char *error)
-{
-	(void)data;
-	if (error)
-		log_warn("scaling: %s", error);
-}
-
-void daemon_scale_by(struct daemon *daemon, int change)
-{
-	unsigned size = fleet_size(&daemon->fleet);
-
-	if (change < 0 && size <= 1)
-		return;
-	daemon_scale(daemon, size + (unsigned)change, on_scaled, NULL);
 }
 
 /* ---- What the control socket asks ---- */
@@ -254,34 +301,12 @@ static void ops_reload(void *data, bool first_only, struct control_reply *reply)
 	reload_ask(data, first_only, reply);
 }
 
-struct scale_wish {
-	struct daemon *daemon;
-	struct control_reply *reply;
-};
-
-static void scaled(void *data, const char *error)
-{
-	struct scale_wish *wish = data;
-
-	if (error)
-		control_answer_error(wish->reply, 503, "%s", error);
-	else
-		control_answer(wish->reply, 200,
-			json_pack("{s:i}", "workers", (int)fleet_size(&wish->daemon->fleet)));
-	free(wish);
-}
-
 static void ops_scale(void *data, unsigned n, struct control_reply *reply)
 {
-	struct scale_wish *wish = malloc(sizeof(*wish));
+	struct daemon *daemon = data;
 
-	if (!wish) {
+	if (wish_scale(daemon, n, 0, reply) < 0)
 		control_answer_error(reply, 500, "out of memory");
-		return;
-	}
-	wish->daemon = data;
-	wish->reply = reply;
-	daemon_scale(data, n, scaled, wish);
 }
 
 static void ops_stop(void *data, struct control_reply *reply)
@@ -355,10 +380,10 @@ static void on_signal(void *data, int signal)
 		daemon_stop_now(daemon);
 		break;
 	case SIGTTIN:
-		daemon_scale_by(daemon, 1);
+		wish_scale(daemon, 0, 1, NULL);
 		break;
 	case SIGTTOU:
-		daemon_scale_by(daemon, -1);
+		wish_scale(daemon, 0, -1, NULL);
 		break;
 	case SIGTSTP:
 		terminal_suspend(&daemon->terminal);
@@ -441,7 +466,7 @@ static int start_threads(struct daemon *daemon)
 		return -ENOMEM;
 	for (unsigned i = 0; i < daemon->config->threads && r == 0; i++) {
 		r = io_init(&daemon->ios[i], i, &settings, &daemon->admission, &daemon->gate,
-			daemon->ios, daemon->config->threads, &daemon->mailbox, on_broken, daemon);
+			daemon->ios, daemon->config->threads, &daemon->mailbox, on_report, daemon);
 		daemon->n_ios += r == 0;
 	}
 	for (unsigned i = 0; i < daemon->n_ios && r == 0; i++)
@@ -480,6 +505,7 @@ static void daemon_init(struct daemon *daemon, struct config *config, int argc, 
 	list_init(&daemon->new_listeners);
 	list_init(&daemon->reload_now);
 	list_init(&daemon->reload_next);
+	list_init(&daemon->scale_wishes);
 	mailbox_init(&daemon->mailbox, daemon->loop);
 	admission_init(&daemon->admission, config->queue);
 	ev_timer_init(&daemon->stop_timer, stop_cb, 0., 0.);

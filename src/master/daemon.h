@@ -63,6 +63,7 @@ struct daemon {
 	struct list new_listeners;
 	unsigned n_reloads, n_reloads_failed;
 	struct reload_result last_reload;
+	struct list scale_wishes; /* until no generation is starting */
 	/* stop */
 	unsigned n_ios_busy;	  /* I/O threads that still have connections */
 	unsigned n_ios_accepting; /* I/O threads that may still accept */
@@ -77,9 +78,6 @@ int daemon_run(struct config *config, int argc, char *argv[]);
 /* Requests under way finish, idle sockets are closed. Asked again: at once. */
 void daemon_stop(struct daemon *daemon);
 void daemon_stop_now(struct daemon *daemon);
-/* One worker more or fewer. */
-void daemon_scale_by(struct daemon *daemon, int change);
-void daemon_scale(struct daemon *daemon, unsigned n, fleet_scaled *done, void *data);
 /* Tells the service manager what the daemon is doing. */
 void daemon_tell(struct daemon *daemon);
 

@@ -68,6 +68,20 @@ static unsigned count(
 	return n;
 }
 
+/* Workers that serve only until their successors are ready. */
+static unsigned count_relieved(const struct fleet *fleet, const struct generation *generation)
+{
+	unsigned n = 0;
+
+	list_each (at, (struct list *)&fleet->workers) {
+		const struct worker *worker = container_of(at, struct worker, link);
+
+		n += worker->generation == generation->number && worker->state == WORKER_READY &&
+		     worker->relieved;
+	}
+	return n;
+}
+
 static unsigned count_vacancies(const struct fleet *fleet, const struct generation *generation)
 {
 	unsigned n = 0;
@@ -329,9 +343,18 @@ static void check_progress(struct fleet *fleet)
 
 /* ---- What workers tell ---- */
 
+static struct worker *worker_of(const struct fleet *fleet, unsigned id)
+{
+	list_each (at, (struct list *)&fleet->workers)
+		if (container_of(at, struct worker, link)->id == id)
+			return container_of(at, struct worker, link);
+	return NULL;
+}
+
 static void join(struct fleet *fleet, struct worker *worker)
 {
 	struct generation *generation = generation_of(fleet, worker->generation);
+	struct worker *relieved = worker_of(fleet, worker->replaces);
 
 	*worker->boot_text = '\0';
 	ev_timer_stop(fleet->loop, &worker->deadline);
@@ -339,6 +362,8 @@ static void join(struct fleet *fleet, struct worker *worker)
 	log_info("worker %u (generation %u): ready, pid %d", worker->id, worker->generation,
 		(int)worker->pid);
 	generation->n_ready++;
+	if (relieved)
+		drain(fleet, relieved);
 	if (worker->initial)
 		generation->n_initial_ready++;
 	if (generation == fleet->serving)
@@ -446,6 +471,19 @@ static bool failed_as_a_whole(const struct generation *generation)
 	return !generation->finished && all_decided(generation) && generation->n_ready == 0;
 }
 
+/* The one that it was to relieve goes on, and will be relieved after as many requests again. */
+static void relief_failed(
+	struct fleet *fleet, struct worker *worker, const struct generation *generation)
+{
+	struct worker *spent = worker_of(fleet, worker->replaces);
+
+	if (!spent)
+		return;
+	spent->relieved = false;
+	atomic_store(&spent->seat.limit,
+		atomic_load(&spent->seat.n_requests) + generation->config->max_requests);
+}
+
 static void on_dead(struct worker *worker)
 {
 	struct fleet *fleet = worker->owner;
@@ -467,7 +505,9 @@ static void on_dead(struct worker *worker)
 		log_warn("worker %u (generation %u): died unexpectedly: %s", worker->id,
 			worker->generation, worker->exit_text);
 	}
-	if (before != WORKER_DRAINING && !failed_as_a_whole(generation))
+	if (before == WORKER_STARTING && worker->replaces)
+		relief_failed(fleet, worker, generation);
+	else if (before != WORKER_DRAINING && !failed_as_a_whole(generation))
 		replace(fleet, worker, generation);
 	check_progress(fleet);
 }
@@ -591,12 +631,21 @@ static struct worker *start(struct fleet *fleet, struct generation *generation)
 	return worker;
 }
 
+/* Replacements of workers that began together come one after another. */
+static uint64_t limit_of(const struct worker *worker, const struct config *config)
+{
+	uint64_t spread = config->max_requests / 10 + 1;
+
+	return config->max_requests ? config->max_requests + worker->id * 2654435761u % spread : 0;
+}
+
 static void hire(
 	struct fleet *fleet, struct generation *generation, uint64_t backoff_ms, bool initial)
 {
 	struct worker *worker = start(fleet, generation);
 
 	if (worker) {
+		atomic_store(&worker->seat.limit, limit_of(worker, generation->config));
 		worker->backoff_ms = backoff_ms;
 		worker->initial = initial;
 		if (generation->config->ready_timeout_ms)
@@ -639,6 +688,38 @@ static void post_vacancy(struct fleet *fleet, struct generation *generation, uin
 	list_append(&fleet->vacancies, &vacancy->link);
 }
 
+static struct worker *youngest(
+	struct fleet *fleet, const struct generation *generation, enum worker_state state)
+{
+	struct worker *found = NULL;
+
+	list_each (at, &fleet->workers) {
+		struct worker *worker = container_of(at, struct worker, link);
+
+		if (worker->generation == generation->number && worker->state == state)
+			found = worker;
+	}
+	return found;
+}
+
+void fleet_on_spent(struct fleet *fleet, struct seat *seat)
+{
+	struct worker *worker = container_of(seat, struct worker, seat);
+	struct generation *generation = generation_of(fleet, worker->generation);
+	struct worker *successor;
+
+	if (worker->state != WORKER_READY || worker->relieved || generation != fleet->serving ||
+		fleet->stopping)
+		return;
+	log_info("worker %u (generation %u): has served its %llu requests", worker->id,
+		worker->generation, (unsigned long long)atomic_load(&seat->limit));
+	worker->relieved = true;
+	hire(fleet, generation, 0, false);
+	successor = youngest(fleet, generation, WORKER_STARTING);
+	if (successor)
+		successor->replaces = worker->id;
+}
+
 void fleet_boot(struct fleet *fleet, struct config *config)
 {
 	struct generation *generation = NULL;
@@ -668,20 +749,6 @@ void fleet_boot(struct fleet *fleet, struct config *config)
 
 /* ---- Scaling ---- */
 
-static struct worker *youngest(
-	struct fleet *fleet, const struct generation *generation, enum worker_state state)
-{
-	struct worker *found = NULL;
-
-	list_each (at, &fleet->workers) {
-		struct worker *worker = container_of(at, struct worker, link);
-
-		if (worker->generation == generation->number && worker->state == state)
-			found = worker;
-	}
-	return found;
-}
-
 static void scale_down(struct fleet *fleet, struct generation *generation, unsigned surplus)
 {
 	list_each (at, &fleet->vacancies) {
@@ -708,7 +775,8 @@ void fleet_scale(struct fleet *fleet, unsigned n, fleet_scaled *done, void *data
 	struct generation *generation = fleet->serving;
 	struct scaling *scaling = malloc(sizeof(*scaling));
 	unsigned have = count(fleet, generation, WORKER_STARTING) +
-			count(fleet, generation, WORKER_READY) + count_vacancies(fleet, generation);
+			count(fleet, generation, WORKER_READY) +
+			count_vacancies(fleet, generation) - count_relieved(fleet, generation);
 
 	if (!scaling) {
 		done(data, "out of memory");

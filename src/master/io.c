@@ -488,40 +488,45 @@ static void on_closed(void *data)
 	check_stopped(io);
 }
 
-struct broken {
+struct report {
 	struct mail mail;
 	struct io *io;
 	struct seat *seat;
 	const char *why;
 };
 
-static void broken_run(struct mail *mail)
+static void report_run(struct mail *mail)
 {
-	struct broken *broken = container_of(mail, struct broken, mail);
+	struct report *report = container_of(mail, struct report, mail);
 
-	broken->io->on_broken(broken->io->data, broken->seat, broken->why);
-	free(broken);
+	report->io->on_report(report->io->data, report->seat, report->why);
+	free(report);
 }
 
-static void on_broken(void *data, struct seat *seat, const char *why)
+static void report_why(void *data, struct seat *seat, const char *why)
 {
 	struct io *io = data;
-	struct broken *broken = malloc(sizeof(*broken));
+	struct report *report = malloc(sizeof(*report));
 
-	if (!broken)
+	if (!report)
 		return;
-	broken->io = io;
-	broken->seat = seat;
+	report->io = io;
+	report->seat = seat;
 	/* Either static or of strerror(3), which keeps known errors for good. */
-	broken->why = why;
-	broken->mail.run = broken_run;
-	mailbox_send(io->control, &broken->mail);
+	report->why = why;
+	report->mail.run = report_run;
+	mailbox_send(io->control, &report->mail);
+}
+
+static void report_spent(void *data, struct seat *seat)
+{
+	report_why(data, seat, NULL);
 }
 
 int io_init(struct io *io, unsigned id, const struct settings *settings,
 	struct admission *admission, struct gate *gate, struct io *ios, unsigned n_ios,
-	struct mailbox *control,
-	void (*on_broken_fn)(void *data, struct seat *seat, const char *why), void *data)
+	struct mailbox *control, void (*on_report)(void *data, struct seat *seat, const char *why),
+	void *data)
 {
 	int r;
 
@@ -531,7 +536,8 @@ int io_init(struct io *io, unsigned id, const struct settings *settings,
 		return r;
 	conns_init(&io->conns, &io->thread, admission);
 	io->conns.on_closed = on_closed;
-	io->conns.on_broken = on_broken;
+	io->conns.on_broken = report_why;
+	io->conns.on_spent = report_spent;
 	io->conns.data = io;
 	list_init(&io->acceptors);
 	list_init(&io->probes);
@@ -540,7 +546,7 @@ int io_init(struct io *io, unsigned id, const struct settings *settings,
 	io->n_ios = n_ios;
 	io->accepting = true;
 	io->control = control;
-	io->on_broken = on_broken_fn;
+	io->on_report = on_report;
 	io->data = data;
 	io->open_mail.run = open_run;
 	ev_timer_init(&io->shortage, shortage_cb, SHORTAGE_S, 0.);

@@ -37,15 +37,15 @@ struct io {
 	struct mail open_mail; /* the gate has opened */
 	_Atomic bool open_mail_sent;
 	struct mailbox *control;
-	void (*on_broken)(void *data, struct seat *seat, const char *why);
+	void (*on_report)(void *data, struct seat *seat, const char *why);
 	void *data;
 	struct list probes;
 	struct order *stop_order; /* waits for the last connection */
 };
 
 /*
- * ios: the array of n that this one is in. on_broken: a worker's channel broke; it is called on the
- * control thread, and why is its own to read during the call.
+ * ios: the array of n that this one is in. on_report: a worker's channel broke, and why; or it has
+ * served as many requests as it should, where why is NULL. It is called on the control thread.
  */
 int io_init(struct io *io, unsigned id, const struct settings *settings,
 	struct admission *admission, struct gate *gate, struct io *ios, unsigned n_ios,

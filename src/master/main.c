@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "common/title.h"
 #include "master/config.h"
 #include "master/daemon.h"
 #include "master/log.h"
@@ -40,6 +41,8 @@ int main(int argc, char *argv[])
 	signals_block();
 	log_set_level((enum log_level)config->log_level);
 	log_start();
+	/* A reload reads the arguments again: from the copy. */
+	title_set(&argv, config->title, "master");
 	r = daemon_run(config, argc, argv);
 	log_stop();
 	return r;

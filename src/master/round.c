@@ -100,6 +100,15 @@ static struct lender *pick(struct round *round)
 	return pick_in_turn(round, first);
 }
 
+static void count_request(struct round *round, struct seat *seat)
+{
+	uint64_t limit = atomic_load_explicit(&seat->limit, memory_order_relaxed);
+	uint64_t n = atomic_fetch_add_explicit(&seat->n_requests, 1, memory_order_relaxed) + 1;
+
+	if (n == limit)
+		round->ops->on_spent(round->data, seat);
+}
+
 int round_lend(struct round *round, struct loan *loan, const struct loan_terms *terms)
 {
 	/* One try for each lender: a full channel shows only when it is written to. */
@@ -112,7 +121,7 @@ int round_lend(struct round *round, struct loan *loan, const struct loan_terms *
 		loan->seat = lender_seat(lender);
 		r = lender_lend(lender, loan, terms);
 		if (r == 0) {
-			atomic_fetch_add_explicit(&loan->seat->n_requests, 1, memory_order_relaxed);
+			count_request(round, loan->seat);
 			return 0;
 		}
 		seat_free(loan->seat, round->admission);

@@ -20,6 +20,8 @@
 struct round_ops {
 	/* The place has left the line: try round_lend() again, or round_wait(). */
 	void (*on_granted)(void *data, struct place *place);
+	/* The seat has had the last request of its limit; it goes on until it is taken out. */
+	void (*on_spent)(void *data, struct seat *seat);
 	/* See struct lender_ops. */
 	void (*on_broken)(void *data, struct seat *seat, const char *why);
 };

@@ -51,6 +51,8 @@ struct worker {
 	uint64_t backoff_ms; /* what it waited for before it was started */
 	bool terminated;     /* SIGTERM or SIGKILL was ours, or it was told to end */
 	bool broken;	     /* a channel of its broke: it has been killed */
+	unsigned replaces;   /* the worker that it is to relieve; 0: none */
+	bool relieved;	     /* a successor has been started */
 	bool initial;	     /* one of those that its generation began with */
 	unsigned n_unburied; /* I/O threads that still know its seat */
 	ev_timer probe;	     /* until --ready-path is asked for again */

@@ -23,6 +23,7 @@
 #include <pwd.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -180,60 +181,18 @@ static void tie_to_master(void)
 		_exit(1);
 }
 
-/* ---- The title ---- */
-
-static char **copy_strings(char *const strings[], size_t n)
-{
-	char **copy = calloc(n + 1, sizeof(*copy));
-
-	for (size_t i = 0; copy && i < n; i++) {
-		copy[i] = strdup(strings[i]);
-		if (!copy[i])
-			return NULL;
-	}
-	return copy;
-}
-
-static size_t count_strings(char *const strings[])
-{
-	size_t n = 0;
-
-	while (strings[n])
-		n++;
-	return n;
-}
-
-/* The end of the strings that the kernel put behind one another, from start on. */
-static char *area_end(char *const strings[], char *start)
-{
-	char *end = start;
-
-	for (size_t i = 0; strings[i]; i++)
-		if (strings[i] == end)
-			end += strlen(end) + 1;
-	return end;
-}
-
-/*
- * Writes over the arguments and the environment, which ps(1) shows; both are copied before. Where
- * there is no memory for that the title stays.
- */
+/* Title and arguments are copies afterwards: what host points to has been written over. */
 static void set_title(struct host *host, char *argv[])
 {
-	extern char **environ;
-	char *start = argv[0], *end = area_end(environ, area_end(argv, start));
-	char **env = copy_strings(environ, count_strings(environ));
-	char **args = copy_strings(host->argv, (size_t)host->argc);
+	ptrdiff_t form = host->argv - argv;
 	char *title = host->title ? strdup(host->title) : NULL;
 	char name[16];
 
-	if (!env || !args || !title)
+	if (!title)
 		return;
-	environ = env;
-	host->argv = args;
+	title_set(&argv, title, "worker");
+	host->argv = argv + form;
 	host->title = title;
-	memset(start, 0, (size_t)(end - start));
-	snprintf(start, (size_t)(end - start), "%s worker", title);
 	/* comm has 15 bytes. */
 	snprintf(name, sizeof(name), "%.8s worker", title);
 	prctl(PR_SET_NAME, name);

@@ -8,7 +8,7 @@ import tempfile
 import threading
 
 import harness
-from harness import BUILD, SLOW, Client, Failure, Master, check, equal
+from harness import BUILD, SLOW, Client, Failure, Master, check, equal, wait_until
 
 HOSTILE = BUILD + "/test/workers/hostile"
 
@@ -24,6 +24,7 @@ class Stage:
         self.directory = tempfile.mkdtemp(prefix="up-stage.")
         # Also for workers of another user.
         os.chmod(self.directory, 0o777)
+        self.held = []
         harness._opened.append(self)
         if plan:
             self.plan(*plan)
@@ -45,15 +46,21 @@ class Stage:
     def fifo(self, name):
         os.mkfifo(self.path(name))
 
-    def unblock(self, name):
-        """Lets the one worker go on that is blocked by the FIFO. False where none is, yet."""
-        try:
-            os.close(os.open(self.path(name), os.O_WRONLY | os.O_NONBLOCK))
-            return True
-        except OSError:
-            return False
+    def hold_fifo(self, name):
+        """Until a worker is blocked by the FIFO. It goes on when the stage is closed."""
+        def opened():
+            try:
+                self.held.append(os.open(self.path(name), os.O_WRONLY | os.O_NONBLOCK))
+                return True
+            except OSError:
+                return False
+
+        wait_until(opened, 5, "a worker blocks")
 
     def close(self):
+        for fd in self.held:
+            os.close(fd)
+        self.held.clear()
         shutil.rmtree(self.directory, ignore_errors=True)
         if self in harness._opened:
             harness._opened.remove(self)

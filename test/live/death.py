@@ -33,13 +33,14 @@ def until_ready(master, n):
     wait_until(lambda: len(master.workers()) == n, 10, f"{n} workers are ready")
 
 
-def blocked(stage, master, client, name="plug"):
-    """The worker that the client's request blocks, as in the status."""
-    stage.fifo(name)
-    before = {worker["id"]: worker["requests"] for worker in master.workers()}
-    client.ask("POST", "/block/" + name, body=b"")
-    return wait_until(lambda: next((worker for worker in master.workers(None)
-                                    if worker["requests"] > before.get(worker["id"], 0)), None), 5, "it is at a worker")
+def blocked(stage, master, client):
+    """The pid of the worker that the client's request blocks."""
+    stage.fifo("plug")
+    before = {worker["pid"]: worker["requests"] for worker in master.workers()}
+    client.ask("POST", "/block/plug", body=b"")
+    # While somebody could write, the worker reads: now it does nothing else.
+    stage.hold_fifo("plug")
+    return next(worker["pid"] for worker in master.workers(None) if worker["requests"] > before[worker["pid"]])
 
 
 # ---- Before the application was given it ----
@@ -47,7 +48,7 @@ def blocked(stage, master, client, name="plug"):
 def a_request_that_was_not_taken_goes_to_another_whatever_its_method():
     master, stage = start(*AT_ONCE, workers=2)
     plug = master.client()
-    victim = blocked(stage, master, plug)["pid"]
+    victim = blocked(stage, master, plug)
     clients = [master.client() for _ in range(12)]
     body = b"0123456789" * 50
     for n, client in enumerate(clients):
@@ -296,7 +297,7 @@ def a_unix_socket_is_on_the_safe_side():
     path = stage.path("web.sock")
     master, _ = start(*AT_ONCE, stage=stage, listen=("unix:" + path,), workers=2)
     plug, waiting = Client(path), [Client(path) for _ in range(6)]
-    victim = blocked(stage, master, plug)["pid"]
+    victim = blocked(stage, master, plug)
     for client in waiting:
         client.ask("POST", "/body", body=b"abc")
     wait_until(lambda: master.status()["connections"]["lent"] >= 4, 5, "requests are at the blocked worker")
@@ -423,7 +424,8 @@ def keep_asking(master, seen, over, seed):
     dice = random.Random(seed)
     client = master.client()
     while not over:
-        path = dice.choice(["/", "/", "/bytes/100", "/bytes/70000", "/bytes/3000000", "/echo", "/delay/3"])
+        path = dice.choice(["/", "/", "/bytes/100", "/bytes/70000", "/bytes/3000000", "/bytes/3000000", "/echo",
+                            "/delay/3", "/delay/30"])
         method = "POST" if path == "/echo" else dice.choice(["GET", "GET", "POST"])
         body = dice.randbytes(dice.choice([0, 10, 2000, 90000])) if method == "POST" else None
         try:
@@ -456,7 +458,9 @@ def kill_at_random(master, over, n_killed, seed):
         begun = time.monotonic()
         while n_killed[0] < KILLS and time.monotonic() - begun < 20 * harness.SLOW:
             victims = wait_until(lambda: len(ready := master.workers()) > 1 and ready, 10, "workers to kill")
-            os.kill(dice.choice(victims)["pid"], signal.SIGKILL)
+            # Those that hold something are worth more.
+            busy = [worker for worker in victims if worker["in_flight"]]
+            os.kill(dice.choice(busy or victims)["pid"], signal.SIGKILL)
             n_killed[0] += 1
             # A moment of its own for each death, at any point of what the workers do.
             select.select([], [], [], dice.random() * 0.1)
@@ -486,7 +490,7 @@ def deaths_at_random_are_told_and_nothing_else_happens():
     seed = int(os.environ.get("UP_TEST_SEED", random.randrange(1 << 30)))
     print(f"# UP_TEST_SEED={seed}", flush=True)
     master = Master("--min-lifetime", "0", workers=3)
-    master.client = lambda: Watching(master.port)
+    master.client = lambda: Watching(master.port, receive_buffer=16384)
     over, n_killed, all_seen = [], [0], [Seen() for _ in range(10)]
     together(*[lambda n=n, seen=seen: keep_asking(master, seen, over, seed + n) for n, seen in enumerate(all_seen)],
              lambda: kill_at_random(master, over, n_killed, seed), seconds=50)

@@ -25,12 +25,12 @@ def until_replaced(master, dead, n, seconds=10):
     wait_until(lambda: len(pids(master) - dead) == n and not pids(master) & dead, seconds, "the dead are replaced")
 
 
-def hold(master, name="it", method="GET"):
-    """A client whose request is at a worker until the stage opens the name."""
-    n = master.status()["connections"]["lent"]
+def hold(master, held=0, method="GET"):
+    """A client whose request is at a worker until the stage opens "it", like those of `held` others."""
+    wait_until(lambda: master.status()["connections"]["lent"] == held, 10, "others are back")
     client = master.client()
-    client.ask(method, "/hold/" + name, body=b"" if method == "POST" else None)
-    wait_until(lambda: master.status()["connections"]["lent"] == n + 1, 10, "the request is at a worker")
+    client.ask(method, "/hold/it", body=b"" if method == "POST" else None)
+    wait_until(lambda: master.status()["connections"]["lent"] == held + 1, 10, "the request is at a worker")
     return client
 
 
@@ -202,7 +202,7 @@ def signals_scale_by_one():
 
 def a_worker_scaled_away_finishes_its_request():
     master, stage = start(workers=2)
-    holders = [hold(master), hold(master)]
+    holders = [hold(master), hold(master, 1)]
     equal(sorted(worker["in_flight"] for worker in master.workers()), [1, 1])
     equal(master.control("POST", "/scale?workers=1")[0], 200)
     equal((len(master.workers()), len(master.workers("draining"))), (1, 1))
@@ -211,6 +211,22 @@ def a_worker_scaled_away_finishes_its_request():
     wait_until(lambda: len(master.workers(None)) == 1, 10, "it ends")
     equal(len({facts(holder.get("/"))["pid"] for holder in holders}), 1)
     master.check_sums()
+    stop(master)
+
+
+def a_scale_waits_for_a_generation_that_starts():
+    master, stage = start(workers=1)
+    stage.plan("wait:go")
+    reload = Later(master.control, "POST", "/reload")
+    wait_until(lambda: master.workers("starting"), 10, "the reload runs")
+    scale = Later(master.control, "POST", "/scale?workers=2")
+    master.signal(signal.SIGTTIN)
+    holds_for(lambda: not scale.done, 0.2)
+    stage.plan("ready")
+    stage.open("go")
+    equal((reload.result()[0], scale.result()), (200, (200, {"workers": 3})))
+    wait_until(lambda: len(master.workers()) == 3, 10, "two, and one more")
+    equal({worker["generation"] for worker in master.workers()}, {2})
     stop(master)
 
 
@@ -268,7 +284,7 @@ def a_graceful_stop_finishes_what_is_under_way():
     idle, half, port = master.client(), master.client(), master.port
     equal(generation(idle), 1)
     half.send(b"GET / HTTP/1.1\r\n")
-    holders = [hold(master), hold(master, method="POST")]
+    holders = [hold(master), hold(master, 1, "POST")]
     middle = master.client()
     middle.ask("GET", "/half/it")
     head = middle.response_head()
@@ -572,6 +588,7 @@ run(a_killed_worker_is_replaced_and_costs_no_connection, requests_wait_where_eve
     the_process_group_ends_with_its_worker, workers_do_not_outlive_a_killed_master,
     a_busy_or_stopped_worker_does_not_outlive_a_killed_master,
     the_control_socket_and_upctl_scale, signals_scale_by_one, a_worker_scaled_away_finishes_its_request,
+    a_scale_waits_for_a_generation_that_starts,
     a_scale_that_can_not_be_had_says_why, scaling_under_load_loses_no_request,
     a_graceful_stop_finishes_what_is_under_way, waiting_requests_are_served_by_a_graceful_stop,
     those_in_the_accept_queue_are_served_by_a_graceful_stop, a_second_sigterm_stops_at_once,

@@ -418,8 +418,7 @@ static void run_stress(struct seat seats[], unsigned n_seats, unsigned leaves_ev
 		end_init(&servers[i].end);
 	}
 	for (unsigned i = 0; i < N_THREADS; i++)
-		assert_int_equal(
-			pthread_create(&servers[i].handle, NULL, serve, &servers[i]), 0);
+		assert_int_equal(pthread_create(&servers[i].handle, NULL, serve, &servers[i]), 0);
 	for (unsigned i = 0; i < N_THREADS; i++)
 		pthread_join(servers[i].handle, NULL);
 	for (unsigned i = 0; i < N_THREADS; i++) {

@@ -314,8 +314,8 @@ static void a_batch_is_full_by_descriptors(void **state)
 		assert_non_null(wire_batch_add(&f->batch, WIRE_BOOT_FAILED, 0,
 			sizeof(struct wire_record), f->pipe_fds[i % 2]));
 	assert_false(wire_batch_fits(&f->batch, sizeof(struct wire_record), true));
-	assert_null(wire_batch_add(&f->batch, WIRE_BOOT_FAILED, 0, sizeof(struct wire_record),
-		f->pipe_fds[0]));
+	assert_null(wire_batch_add(
+		&f->batch, WIRE_BOOT_FAILED, 0, sizeof(struct wire_record), f->pipe_fds[0]));
 	assert_int_equal(errno, 0);
 	add_number(&f->batch, WIRE_PING, 1);
 	assert_int_equal(wire_send(f->master_fd, &f->batch, 0), 0);
@@ -549,8 +549,8 @@ static void descriptors_that_nobody_took_are_closed_with_the_next_message(void *
 	int before = case_count_fds(), taken;
 
 	for (unsigned i = 0; i < 3; i++)
-		wire_batch_add(&f->batch, WIRE_BOOT_FAILED, 0, sizeof(struct wire_record),
-			f->pipe_fds[0]);
+		wire_batch_add(
+			&f->batch, WIRE_BOOT_FAILED, 0, sizeof(struct wire_record), f->pipe_fds[0]);
 	assert_int_equal(wire_send(f->master_fd, &f->batch, 0), 0);
 	assert_int_equal(wire_receive(f->worker_fd, &f->inbox), WIRE_MESSAGE);
 	assert_int_equal(case_count_fds(), before + 3);
@@ -570,8 +570,8 @@ static void at_the_limit_of_descriptors_the_rest_is_lost_and_the_message_kept(vo
 	int room = dup(f->pipe_fds[0]), first, r;
 
 	for (uint64_t i = 0; i < 3; i++) {
-		struct wire_number *record = wire_batch_add(
-			&f->batch, WIRE_PING, 0, sizeof(*record), f->pipe_fds[1]);
+		struct wire_number *record =
+			wire_batch_add(&f->batch, WIRE_PING, 0, sizeof(*record), f->pipe_fds[1]);
 
 		record->number = i;
 	}
@@ -593,8 +593,7 @@ static void at_the_limit_of_descriptors_the_rest_is_lost_and_the_message_kept(vo
 		expect_number(&f->inbox, WIRE_PING, i);
 	expect_end(&f->inbox);
 	/* The next message is a whole one again. */
-	wire_batch_add(
-		&f->batch, WIRE_BOOT_FAILED, 0, sizeof(struct wire_record), f->pipe_fds[1]);
+	wire_batch_add(&f->batch, WIRE_BOOT_FAILED, 0, sizeof(struct wire_record), f->pipe_fds[1]);
 	assert_int_equal(wire_send(f->master_fd, &f->batch, 0), 0);
 	assert_int_equal(wire_receive(f->worker_fd, &f->inbox), WIRE_MESSAGE);
 	assert_false(f->inbox.fds_lost);
@@ -806,8 +805,8 @@ static struct one a_lend(void)
 static void lengths_inside_a_lend_must_add_up(void **state)
 {
 	struct one good = a_lend(), bad;
-	uint32_t *const lens[] = { &bad.lend.head_len, &bad.lend.ahead_len, &bad.lend.set_fields_len,
-		&bad.lend.add_fields_len };
+	uint32_t *const lens[] = { &bad.lend.head_len, &bad.lend.ahead_len,
+		&bad.lend.set_fields_len, &bad.lend.add_fields_len };
 
 	expect_one(*state, &good, true);
 	for (size_t i = 0; i < sizeof(lens) / sizeof(lens[0]); i++) {
@@ -886,16 +885,15 @@ static void the_surplus_of_a_return_has_a_limit(void **state)
 	struct fixture *f = *state;
 
 	for (uint32_t surplus = WIRE_SURPLUS_MAX; surplus <= WIRE_SURPLUS_MAX + 1; surplus++) {
-		struct wire_return *ret = wire_batch_add(
-			&f->batch, WIRE_RETURN, 0, sizeof(*ret) + surplus, -1);
+		struct wire_return *ret =
+			wire_batch_add(&f->batch, WIRE_RETURN, 0, sizeof(*ret) + surplus, -1);
 		int error;
 
 		memset(&ret->request_id, 0, sizeof(*ret) + surplus - sizeof(ret->record));
 		ret->surplus_len = surplus;
 		assert_int_equal(wire_send(f->worker_fd, &f->batch, 0), 0);
 		assert_int_equal(wire_receive(f->master_fd, &f->inbox), WIRE_MESSAGE);
-		assert_int_equal(
-			wire_next(&f->inbox, &error) != NULL, surplus <= WIRE_SURPLUS_MAX);
+		assert_int_equal(wire_next(&f->inbox, &error) != NULL, surplus <= WIRE_SURPLUS_MAX);
 	}
 }
 
@@ -904,8 +902,7 @@ static void descriptors_are_closed_with_the_inbox(void **state)
 	struct fixture *f = *state;
 	int before = case_count_fds();
 
-	wire_batch_add(
-		&f->batch, WIRE_BOOT_FAILED, 0, sizeof(struct wire_record), f->pipe_fds[0]);
+	wire_batch_add(&f->batch, WIRE_BOOT_FAILED, 0, sizeof(struct wire_record), f->pipe_fds[0]);
 	assert_int_equal(wire_send(f->master_fd, &f->batch, 0), 0);
 	assert_int_equal(wire_receive(f->worker_fd, &f->inbox), WIRE_MESSAGE);
 	assert_int_equal(case_count_fds(), before + 1);
