@@ -697,7 +697,8 @@ def describe_machine():
 
 def versions(bench):
     flags = {"nginx": "-v", "haproxy": "-v", "wrk": "-v", "strace": "-V"}
-    found = {name: re.split(r" Copyright|\n", output_of(path, flags[name]))[0] for name, path in bench.programs.items() if path}
+    found = {name: re.split(r" Copyright|\n", output_of(path, flags[name]))[0]
+             for name, path in bench.programs.items() if path}
     if os.access(bench.up_master, os.X_OK):
         found["up-master"] = output_of(bench.up_master, "--version")
     commit = output_of("git", "-C", SOURCE, "describe", "--always", "--dirty")

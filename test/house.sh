@@ -78,14 +78,22 @@ public_headers_stand_alone() {
 	done
 }
 
-# options_are_in_the_manual PROGRAM PAGE
+# options_are_in_the_manual PROGRAM PAGE: those of --help, and no others.
 options_are_in_the_manual() {
 	local option
 	[ -f "$2" ] || { echo "$2 is not there"; return; }
+	grep -E '^\.It Fl ' "$2" | grep -oE 'Fl -[a-z][a-z-]*' | sort -u | while read -r _ option; do
+		"$1" --help | grep -qE -e "-$option([ ,]|\$)" || echo "$2 has -$option"
+	done
 	"$1" --help | grep -oE '(^|[ ,])--?[a-zA-Z][a-z0-9-]*' | tr -d ' ,' | sort -u | while read -r option; do
 		# mdoc writes -x as "Fl x" and --long as "Fl -long".
 		grep -qE "Fl ${option#-}( |\$)" "$2" || echo "$2 lacks $option"
 	done
+}
+
+# The example runs: every key is one, with a value in range.
+example_configuration_is_valid() {
+	"$UP_MASTER" --check-config --config docs/examples/up-master.json 2>&1 >/dev/null
 }
 
 manuals_are_well_formed() {
@@ -146,6 +154,7 @@ report libup_exports_only_up "$(libup_exports_only_up)"
 report public_headers_stand_alone "$(public_headers_stand_alone)"
 report options_of_up_master_are_in_the_manual "$(options_are_in_the_manual "$UP_MASTER" docs/up-master.8)"
 report options_of_upctl_are_in_the_manual "$(options_are_in_the_manual "$UP_CTL" docs/upctl.1)"
+report example_configuration_is_valid "$(example_configuration_is_valid)"
 report files_say_their_licence "$(files_say_their_licence)"
 report no_stubs "$(no_stubs)"
 report tests_never_sleep "$(tests_never_sleep)"

@@ -69,9 +69,9 @@ enum wire_type {
 	WIRE_BOOT_FAILED = 19, /* why, as text; the worker exits after it */
 	/* Lending channel, master to worker. */
 	WIRE_LEND = 32, /* 1 descriptor */
-	WIRE_RECALL =
-		33, /* give this one back: answer WIRE_CANCELLED, unless the return is under way */
-	WIRE_LAST = 34, /* the last record of this channel */
+	/* Give this one back as WIRE_CANCELLED, unless its response has begun. */
+	WIRE_RECALL = 33,
+	WIRE_LAST = 34, /* no lend follows on this channel */
 	/* Lending channel, worker to master. */
 	WIRE_RETURN = 48,
 	WIRE_DETACHED = 49, /* the application keeps the socket; a WIRE_RETURN follows at its end */
@@ -84,7 +84,7 @@ struct wire_setup {
 	uint32_t n_slots;	  /* slots of each page */
 	uint32_t body_timeout_ms; /* 0: none */
 	uint32_t send_timeout_ms; /* 0: none */
-	uint32_t buffer_bytes;
+	uint32_t buffer_bytes; /* for relays: what to read ahead each way; 0: the worker chooses */
 	uint32_t assume_ready; /* 0: ready only when the application says so */
 };
 #define WIRE_CHANNELS_MAX 64

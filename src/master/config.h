@@ -65,7 +65,6 @@ struct config {
 	uint64_t hang_timeout_ms;
 	uint64_t request_timeout_ms;
 	uint64_t body_timeout_ms, send_timeout_ms;
-	uint64_t buffer_bytes;
 	uint64_t header_timeout_ms, keepalive_timeout_ms;
 	uint64_t head_bytes_max; /* 1 KiB to 128 KiB: a lend travels in one message */
 	unsigned connections_max;

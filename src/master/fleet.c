@@ -260,12 +260,16 @@ static double age_ms(const struct generation *generation)
 
 static void finish_boot(struct fleet *fleet, struct generation *generation, bool ok)
 {
+	const struct boot_failure *failure = generation_failure(generation);
 	struct fleet_outcome outcome = {
 		.ok = ok,
 		.generation = generation->number,
 		.duration_ms = age_ms(generation),
-		.error = generation->error,
-		.stderr_tail = generation->stderr_tail ? generation->stderr_tail : "",
+		.error = failure ? failure->error
+			 : ok	 ? NULL
+				 : "out of memory",
+		.stderr_tail = failure ? failure->stderr_tail : "",
+		.failures = &generation->failures,
 	};
 
 	generation->finished = true;
@@ -317,12 +321,14 @@ static void check_boot(struct fleet *fleet, struct generation *generation)
 static void check_scalings(struct fleet *fleet)
 {
 	const struct generation *serving = fleet->serving;
+	const struct boot_failure *failure;
 	const char *error = NULL;
 
 	if (!serving || fleet->n_rounds_open > 0 || count(fleet, serving, WORKER_STARTING) > 0)
 		return;
+	failure = generation_failure(serving);
 	if (count(fleet, serving, WORKER_READY) < serving->n_wanted)
-		error = serving->error ? serving->error : "some workers did not start";
+		error = failure ? failure->error : "some workers did not start";
 	for (struct list *at; (at = list_pop(&fleet->scalings));) {
 		struct scaling *scaling = container_of(at, struct scaling, link);
 
@@ -461,7 +467,7 @@ static void boot_failed(struct worker *worker, struct generation *generation)
 		*worker->boot_text ? "" : " before it was ready");
 	log_warn("worker %u (generation %u): failed to boot: %s", worker->id, worker->generation,
 		*worker->boot_text ? worker->boot_text : worker->exit_text);
-	generation_fail(generation, error, worker->tail.text);
+	generation_fail(generation, worker->id, worker->initial, error, worker->tail.text);
 	if (worker->initial)
 		generation->n_initial_failed++;
 }
@@ -581,13 +587,12 @@ static struct wire_setup setup_of(const struct fleet *fleet, const struct config
 		.n_slots = fleet->n_slots,
 		.body_timeout_ms = (uint32_t)config->body_timeout_ms,
 		.send_timeout_ms = (uint32_t)config->send_timeout_ms,
-		.buffer_bytes = (uint32_t)config->buffer_bytes,
 		.assume_ready = config->assume_ready,
 	};
 }
 
 /* Returns the started worker, or NULL with the failure noted. */
-static struct worker *start(struct fleet *fleet, struct generation *generation)
+static struct worker *start(struct fleet *fleet, struct generation *generation, bool initial)
 {
 	__attribute__((cleanup(channels_fini))) struct channels channels = { 0 };
 	struct worker *worker = calloc(1, sizeof(*worker));
@@ -619,7 +624,8 @@ static struct worker *start(struct fleet *fleet, struct generation *generation)
 	if (r < 0) {
 		log_error("worker %u (generation %u): %s", fleet->last_worker, generation->number,
 			error ? error : strerror(-r));
-		generation_fail(generation, error ? error : strerror(-r), "");
+		generation_fail(
+			generation, fleet->last_worker, initial, error ? error : strerror(-r), "");
 		free(error);
 		free(worker);
 		return NULL;
@@ -642,7 +648,7 @@ static uint64_t limit_of(const struct worker *worker, const struct config *confi
 static void hire(
 	struct fleet *fleet, struct generation *generation, uint64_t backoff_ms, bool initial)
 {
-	struct worker *worker = start(fleet, generation);
+	struct worker *worker = start(fleet, generation, initial);
 
 	if (worker) {
 		atomic_store(&worker->seat.limit, limit_of(worker, generation->config));

@@ -26,8 +26,9 @@ struct fleet_outcome {
 	bool ok;
 	unsigned generation;
 	double duration_ms;
-	const char *error;	 /* NULL where ok; with ok: workers that failed to boot, or NULL */
+	const char *error; /* NULL where all went well; with ok: of the first that failed to boot */
 	const char *stderr_tail; /* the last lines of the worker that the error is about, or "" */
+	const struct list *failures; /* of struct boot_failure: all that did not boot; or NULL */
 };
 
 struct fleet_ops {

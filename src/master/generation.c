@@ -57,6 +57,7 @@ int generation_new(
 	if (!generation)
 		return -ENOMEM;
 	list_init(&generation->link);
+	list_init(&generation->failures);
 	generation->number = number;
 	generation->config = config_ref(config);
 	generation->directory_fd = generation->module_fd = -1;
@@ -73,6 +74,19 @@ int generation_new(
 	return 0;
 }
 
+static void failure_free(struct boot_failure *failure)
+{
+	free(failure->error);
+	free(failure->stderr_tail);
+	free(failure);
+}
+
+static void forget_failures(struct generation *generation)
+{
+	for (struct list *at; (at = list_pop(&generation->failures));)
+		failure_free(container_of(at, struct boot_failure, link));
+}
+
 struct generation *generation_free(struct generation *generation)
 {
 	if (!generation)
@@ -81,16 +95,37 @@ struct generation *generation_free(struct generation *generation)
 	fd_close(&generation->directory_fd);
 	fd_close(&generation->module_fd);
 	config_unref(generation->config);
-	free(generation->error);
-	free(generation->stderr_tail);
+	forget_failures(generation);
 	free(generation);
 	return NULL;
 }
 
-void generation_fail(struct generation *generation, const char *error, const char *stderr_tail)
+void generation_fail(struct generation *generation, unsigned worker_id, bool initial,
+	const char *error, const char *stderr_tail)
 {
-	if (generation->error)
+	struct boot_failure *failure;
+
+	/* Without a rest between respawns there is no end of them. */
+	if (!generation->finished && !initial)
 		return;
-	generation->error = strdup(error);
-	generation->stderr_tail = strdup(stderr_tail);
+	if (generation->finished)
+		forget_failures(generation);
+	failure = calloc(1, sizeof(*failure));
+	if (!failure)
+		return;
+	failure->worker_id = worker_id;
+	failure->error = strdup(error);
+	failure->stderr_tail = strdup(stderr_tail);
+	if (failure->error && failure->stderr_tail)
+		list_append(&generation->failures, &failure->link);
+	else
+		failure_free(failure);
+}
+
+const struct boot_failure *generation_failure(const struct generation *generation)
+{
+	const struct list *first = generation->failures.next;
+
+	return list_empty(&generation->failures) ? NULL
+						 : container_of(first, struct boot_failure, link);
 }

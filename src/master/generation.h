@@ -11,6 +11,14 @@
 #include "common/list.h"
 #include "master/config.h"
 
+/* A worker that did not boot. */
+struct boot_failure {
+	struct list link;   /* generation->failures */
+	unsigned worker_id; /* 0: there was no worker to speak of */
+	char *error;
+	char *stderr_tail; /* "" where it wrote nothing */
+};
+
 struct generation {
 	struct list link; /* the fleet's */
 	unsigned number;
@@ -27,8 +35,7 @@ struct generation {
 	bool switched;		  /* its workers are in the round */
 	bool confirmed;		  /* and every I/O thread has said so */
 	bool finished;		  /* its boot is over, one way or the other */
-	char *error;		  /* the first failure to boot, or NULL */
-	char *stderr_tail;	  /* of that worker; never NULL when error is not */
+	struct list failures; /* to boot: of the initial workers; afterwards the last one only */
 };
 
 /* Returns 0, or -errno with *out_error a sentence, to be freed. Takes a reference of config. */
@@ -36,5 +43,9 @@ int generation_new(
 	struct config *config, unsigned number, struct generation **out, char **out_error);
 /* Accepts NULL. Returns NULL. */
 struct generation *generation_free(struct generation *generation);
-/* Notes a failure, if it is the first. Copies. */
-void generation_fail(struct generation *generation, const char *error, const char *stderr_tail);
+/* Notes that a worker, one that the generation began with or not, did not boot. Copies. Out of
+ * memory, it is forgotten. */
+void generation_fail(struct generation *generation, unsigned worker_id, bool initial,
+	const char *error, const char *stderr_tail);
+/* The first, or NULL. */
+const struct boot_failure *generation_failure(const struct generation *generation);

@@ -263,8 +263,6 @@ static const struct option options[] = {
 		.argument = "D", .help = "until a response begins, then 504; 0: none" },
 	{ "keepalive-timeout", 0, OPTION_DURATION, LASTS(keepalive_timeout_ms), .preset = "75s",
 		.argument = "D", .help = "idle time of a connection, then it is closed" },
-	{ "buffer", 0, OPTION_SIZE, AT(buffer_bytes), .min = 4096, .max = 1 << 30, .preset = "256k",
-		.argument = "SIZE", .help = "what a relay reads ahead of a slow client, each way" },
 };
 
 #define N_OPTIONS (sizeof(options) / sizeof(options[0]))

@@ -17,24 +17,47 @@ struct asker {
 	struct control_reply *reply;
 };
 
-static void answer_ok(
-	struct control_reply *reply, unsigned generation, double duration_ms, const char *warning)
+/* A worker may write what is no UTF-8; the log shows it escaped. */
+static json_t *worker_text(const char *text)
+{
+	json_t *string = json_string(text);
+
+	return string ? string : json_string("(not UTF-8, see the log)");
+}
+
+static json_t *failed_workers(const struct list *failures)
+{
+	json_t *list = json_array();
+
+	list_each (at, (struct list *)failures) {
+		const struct boot_failure *failure = container_of(at, struct boot_failure, link);
+
+		json_array_append_new(
+			list, json_pack("{s:i, s:o, s:o}", "id", (int)failure->worker_id, "error",
+				      worker_text(failure->error), "stderr",
+				      worker_text(failure->stderr_tail)));
+	}
+	return list;
+}
+
+/* failures: of the boot, or NULL where it is not over. */
+static void answer_ok(struct control_reply *reply, unsigned generation, double duration_ms,
+	const struct list *failures)
 {
 	json_t *body =
 		json_pack("{s:i, s:f}", "generation", (int)generation, "duration_ms", duration_ms);
 
-	if (body && warning)
-		json_object_set_new(body, "warning", json_string(warning));
+	if (body && failures && !list_empty(failures))
+		json_object_set_new(body, "failed", failed_workers(failures));
 	control_answer(reply, 200, body ? body : json_object());
 }
 
 static void answer_failed(struct control_reply *reply, const char *error, const char *stderr_tail)
 {
-	json_t *body = json_object(), *tail = json_string(stderr_tail);
+	json_t *body = json_object();
 
-	json_object_set_new(body, "error", json_string(error));
-	/* A worker may write what is no UTF-8; the log shows it escaped. */
-	json_object_set_new(body, "stderr", tail ? tail : json_string("(not UTF-8, see the log)"));
+	json_object_set_new(body, "error", worker_text(error));
+	json_object_set_new(body, "stderr", worker_text(stderr_tail));
 	control_answer(reply, 500, body);
 }
 
@@ -60,7 +83,7 @@ static void answer_all(struct list *askers, const struct fleet_outcome *outcome)
 
 		if (outcome->ok)
 			answer_ok(asker->reply, outcome->generation, outcome->duration_ms,
-				outcome->error);
+				outcome->failures);
 		else
 			answer_failed(asker->reply, outcome->error, outcome->stderr_tail);
 		free(asker);

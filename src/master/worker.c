@@ -374,12 +374,18 @@ static void control_cb(struct ev_loop *loop, ev_io *watcher, int events)
 	while ((r = wire_receive(worker->control_fd, &inbox)) == WIRE_MESSAGE) {
 		while ((record = wire_next(&inbox, &error)))
 			take_record(worker, record);
+		if (inbox.n_fds > 0 || inbox.fds_lost)
+			error = -EPROTO;
 		if (error < 0)
 			break;
 	}
 	wire_inbox_fini(&inbox);
 	if (r == -EAGAIN && error == 0)
 		return;
+	if (error == -EPROTO || r == -EPROTO)
+		log_warn("worker %u (generation %u): sent a malformed message on its control "
+			 "channel, killing it",
+			worker->id, worker->generation);
 	close_control(worker);
 	/* One that was told to end closes it on its way out. Any other either dies right now, or
 	 * can't be spoken to any more: the pidfd tells the rest. */

@@ -35,6 +35,7 @@
 
 #include <up/worker.h>
 
+#include "common/title.h"
 #include "common/wire.h"
 
 #define MODULE_FD (WIRE_CONTROL_FD + 1)

@@ -108,6 +108,7 @@ static void check_record(const struct wire_record *record)
 	const uint8_t *begin_at = (const uint8_t *)record, *end_at = inbox.data + inbox.len;
 
 	assert((uintptr_t)record % 8 == 0);
+	assert(inbox.at <= inbox.len);
 	assert(begin_at >= inbox.data + sizeof(struct wire_message) && begin_at < end_at);
 	assert(record->len >= sizeof(*record) && record->len <= (size_t)(end_at - begin_at));
 	switch (record->type) {
@@ -204,6 +205,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		assert(r == WIRE_MESSAGE || r == -EPROTO || (r == WIRE_EOF && size == 1));
 		if (r == WIRE_MESSAGE)
 			take_records(n_fds);
+		else
+			assert(lowest_free_fd() == before);
 		assert(wire_receive(master_fd, &inbox) == -EAGAIN);
 	}
 	free(bytes);

@@ -66,8 +66,17 @@ class Stage:
             harness._opened.remove(self)
 
 
-def start(*options, stage=None, version="a", make=Master, **keywords):
+def whole(*options, make=Master, **keywords):
+    """A master whose workers are all ready, not only the first."""
+    master = make(*options, **keywords)
+    n = keywords.get("workers", 2)
+    wait_until(lambda: len(master.workers()) == n, 10, f"{n} workers are ready")
+    return master
+
+
+def start(*options, stage=None, version="a", **keywords):
     """A master with the fixture as its application. Returns it and the stage."""
+    make = whole if stage is None else keywords.pop("make", Master)
     stage = stage or Stage()
     return make(*options, module(version), stage.directory, **keywords), stage
 

@@ -7,12 +7,11 @@ import os
 import random
 import select
 import signal
-import socket
 import time
 
 import harness
-from _fixture import Stage, check_counts, facts, generation, start, stop
-from harness import Client, Closed, Failure, Master, alive, check, chunked, deadline, equal, run, together, wait_until
+from _fixture import Stage, check_counts, facts, generation, start, stop, whole
+from harness import Client, Closed, alive, check, chunked, deadline, equal, run, together, wait_until
 
 KILLS = int(os.environ.get("UP_TEST_KILLS", "40"))
 # Those that die are replaced at once, and nothing but death ends them.
@@ -295,7 +294,7 @@ def an_upgraded_socket_ends_with_its_worker_and_counts_as_dropped():
 def a_unix_socket_is_on_the_safe_side():
     stage = Stage()
     path = stage.path("web.sock")
-    master, _ = start(*AT_ONCE, stage=stage, listen=("unix:" + path,), workers=2)
+    master, _ = start(*AT_ONCE, stage=stage, make=whole, listen=("unix:" + path,), workers=2)
     plug, waiting = Client(path), [Client(path) for _ in range(6)]
     victim = blocked(stage, master, plug)
     for client in waiting:
@@ -360,10 +359,9 @@ def requests_wait_where_every_worker_is_suspect():
     stop(master)
 
 
-def hung(hang, *expected):
+def hung(hang):
     """A worker hangs with requests in its hands; the short hang time-out ends it."""
-    stage = Stage()
-    master, _ = start("--hang-timeout", "1200ms", "--min-lifetime", "0", stage=stage, workers=2)
+    master, stage = start("--hang-timeout", "1200ms", "--min-lifetime", "0", workers=2)
     plug = master.client()
     victim, held = hang(master, stage, plug)
     begun = time.monotonic()
@@ -453,7 +451,6 @@ def keep_asking(master, seen, over, seed):
 
 def kill_at_random(master, over, n_killed, seed):
     dice = random.Random(seed)
-    pidfds = []
     try:
         begun = time.monotonic()
         while n_killed[0] < KILLS and time.monotonic() - begun < 20 * harness.SLOW:
@@ -489,21 +486,21 @@ def seen_bytes(client):
 def deaths_at_random_are_told_and_nothing_else_happens():
     seed = int(os.environ.get("UP_TEST_SEED", random.randrange(1 << 30)))
     print(f"# UP_TEST_SEED={seed}", flush=True)
-    master = Master("--min-lifetime", "0", workers=3)
+    master = whole("--min-lifetime", "0", workers=3)
     master.client = lambda: Watching(master.port, receive_buffer=16384)
     over, n_killed, all_seen = [], [0], [Seen() for _ in range(10)]
     together(*[lambda n=n, seen=seen: keep_asking(master, seen, over, seed + n) for n, seen in enumerate(all_seen)],
              lambda: kill_at_random(master, over, n_killed, seed), seconds=50)
     until_ready(master, 3)
-    whole, bad_gateway, cut = (sum(getattr(seen, name) for seen in all_seen) for name in ("whole", "bad_gateway", "cut"))
+    right_ones, bad_gateway, cut = (sum(getattr(seen, name) for seen in all_seen) for name in ("whole", "bad_gateway", "cut"))
     status = wait_until(lambda: (now := master.status())["connections"]["open"] == 0 and now, 10, "all are gone")
     requests = status["requests"]
-    print(f"# {n_killed[0]} kills: {whole} whole, {bad_gateway} of 502, {cut} cut, {requests['replayed']} replayed")
-    check(whole > 20 * n_killed[0], "too little load to say anything")
+    print(f"# {n_killed[0]} kills: {right_ones} whole, {bad_gateway} of 502, {cut} cut, {requests['replayed']} replayed")
+    check(right_ones > 20 * n_killed[0], "too little load to say anything")
     equal(requests["failed"], bad_gateway + cut, "failed:")
     equal(status["connections"]["dropped"], cut, "dropped:")
     equal(status["respawns"], n_killed[0])
-    check(requests["total"] == whole + bad_gateway + cut, requests, whole, bad_gateway, cut)
+    check(requests["total"] == right_ones + bad_gateway + cut, requests, right_ones, bad_gateway, cut)
     stop(master)
 
 

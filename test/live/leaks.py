@@ -53,6 +53,11 @@ def batch(master, begun, n):
         end(client)
 
 
+def open_files(pid):
+    directory = f"/proc/{pid}/fd"
+    return sorted(os.readlink(f"{directory}/{fd}") for fd in os.listdir(directory))
+
+
 def settled(master):
     """The numbers when nobody is connected and nobody is on the way."""
     def calm():
@@ -61,19 +66,21 @@ def settled(master):
                 len(status["workers"]) == 2 and all(worker["state"] == "ready" for worker in status["workers"]))
 
     wait_until(calm, 20, "nobody is connected, and two workers are ready")
-    # What has just ended may not be closed yet.
-    wait_until(lambda: descriptors(master.pid) == getattr(master, "n_descriptors", descriptors(master.pid)), 10,
-               f"{getattr(master, 'n_descriptors', 0)} descriptors as before, not "
-               f"{sorted(os.readlink(f'/proc/{master.pid}/fd/{fd}') for fd in os.listdir(f'/proc/{master.pid}/fd'))}")
-    master.n_descriptors = descriptors(master.pid)
+    # What has just ended may not be closed yet: the lowest of some looks, or what it was before.
+    if not hasattr(master, "n_descriptors"):
+        looks = [descriptors(master.pid)]
+        wait_until(lambda: looks.append(descriptors(master.pid)) or len(looks) > 20, 10, "looks")
+        master.n_descriptors = min(looks)
+    wait_until(lambda: descriptors(master.pid) <= master.n_descriptors, 10,
+               f"{master.n_descriptors} descriptors as before, not {open_files(master.pid)}")
     return rss_anonymous(master.pid), [descriptors(worker["pid"]) for worker in master.workers()]
 
 
 def judge(what, before, after, n, most_each):
-    """Memory may not have grown by more than most_each bytes for each of n, and 256 KiB of chance."""
+    """Memory may not have grown by more than most_each bytes for each of n, and 512 KiB of chance."""
     grown = after - before
     print(f"# {what}: {grown / 1024:.0f} KiB more after {n}, {grown / n:.0f} bytes each")
-    check(SANITIZED or grown < n * most_each + 256 * 1024, what, "have cost", grown, "bytes")
+    check(SANITIZED or grown < n * most_each + 512 * 1024, what, "have cost", grown, "bytes")
 
 
 @deadline(90)
@@ -170,12 +177,11 @@ def an_idle_connection_costs_little():
     with master.client() as client:
         client.get("/")
     empty, _ = settled(master)
-    n_before = descriptors(master.pid)
     clients = [Client(master.port) for _ in range(IDLE)]
     for client in clients:
         equal(client.get("/bytes/10").body, pattern(10))
     wait_until(lambda: master.status()["connections"]["idle"] == IDLE, 10, "all are idle")
-    equal(descriptors(master.pid) - n_before, IDLE, "one descriptor each:")
+    wait_until(lambda: descriptors(master.pid) - master.n_descriptors == IDLE, 5, "one descriptor each")
     each = (rss_anonymous(master.pid) - empty) / IDLE
     print(f"# {each:.0f} bytes of the master's memory for each of {IDLE} idle connections")
     check(SANITIZED or each < 1000, "an idle connection costs", each, "bytes")

@@ -9,7 +9,7 @@ import termios
 import time
 
 import harness
-from _fixture import Later, Stage, facts, generation, module, point, replace_file, start, stop
+from _fixture import Later, Stage, facts, generation, module, point, replace_file, start, stop, whole
 from harness import Client, Master, alive, check, deadline, equal, holds_for, run, together, wait_until
 
 UPCTL = os.environ["UP_CTL"]
@@ -248,7 +248,10 @@ def some_that_do_not_boot_are_named_and_respawned():
     stage.plan("ready", "fail")
     code, document = reload(master)
     equal((code, document["generation"]), (200, 2), document)
-    check("up_app() returned 7" in str(document), "the failure is not named:", document)
+    failed = document["failed"]
+    equal(len(failed), 1, document)
+    check("up_app() returned 7" in failed[0]["error"] and str(failed[0]["id"]) in failed[0]["error"], document)
+    check("the database is not there" in failed[0]["stderr"], document)
     equal((reloads(master)["count"], reloads(master)["failed"]), (1, 0))
     equal(len(master.workers()), 1)
     stage.plan("ready")
@@ -555,7 +558,7 @@ def no_connection_is_closed_whatever_its_state():
 
 @deadline(40)
 def reloads_under_load_lose_no_request():
-    master = Master(workers=2)
+    master = whole(workers=2)
     over = []
 
     def load(method):

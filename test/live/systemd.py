@@ -29,6 +29,8 @@ PROGRAM_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 PORT = 3000
 SHOP = "/srv/shop"  # where the application is deployed
 ETC = "/etc/up-master"
+# The services' working directories, where the fixture finds its plan and makes notes.
+STATE, SHOP_STATE = "/var/lib/up-master", "/var/lib/up-master-shop"
 DROP_INS = "/etc/systemd/system"
 UNIT, SOCKET = "up-master.service", "up-master.socket"
 UNITS = (UNIT, SOCKET, "up-master@shop.service", "up-master@shop.socket")
@@ -111,17 +113,14 @@ def documented(name):
     return found[0]
 
 
-def deploy(version, plan=None):
-    """The application's new code, where the old one was."""
+def deploy(version, plan="ready"):
+    """The application's new code, where the old one was, and how it boots."""
     shutil.copy(f"{SHOP}/fixture-{version}.so", f"{SHOP}/app.so.new")
     os.rename(f"{SHOP}/app.so.new", f"{SHOP}/app.so")
-    if plan:
-        write(f"{SHOP}/plan", plan)
-    elif os.path.exists(f"{SHOP}/plan"):
-        os.unlink(f"{SHOP}/plan")
+    write(f"{STATE}/plan", plan)
 
 
-APP = {"app": [f"{SHOP}/app.so", SHOP], "workers": 2}
+APP = {"app": [f"{SHOP}/app.so", "."], "workers": 2}
 
 
 def facts(client):
@@ -193,10 +192,16 @@ journal = None
 
 def fresh():
     call("systemctl", "stop", *UNITS, "up-master@tea.service", seconds=60)
-    for path in (*glob.glob(f"{DROP_INS}/up-master*.d"), *glob.glob(f"{DROP_INS}/*.requires"), ETC):
+    for path in (*glob.glob(f"{DROP_INS}/up-master*.d"), *glob.glob(f"{DROP_INS}/*.requires"), ETC,
+                 *glob.glob("/var/lib/private/up-master*")):
         shutil.rmtree(path, ignore_errors=True)
-    for path in glob.glob("/etc/default/up-master*") + glob.glob(f"{SHOP}/go*"):
+    for path in glob.glob("/etc/default/up-master*") + glob.glob("/var/lib/up-master*"):
         os.unlink(path)
+    os.makedirs("/var/lib/private", 0o700, exist_ok=True)
+    for path in (STATE, SHOP_STATE):
+        # As systemd makes it for a user of its own.
+        os.mkdir(f"/var/lib/private/{os.path.basename(path)}")
+        os.symlink(f"private/{os.path.basename(path)}", path)
     systemctl("daemon-reload")
     systemctl("reset-failed")
     deploy("a")
@@ -262,16 +267,16 @@ def reload_returns_when_the_new_code_serves():
     configure(APP)
     systemctl("start", UNIT)
     with Client(PORT) as client:
-        check("version a" in facts(client), facts(client))
+        check("version=a" in facts(client), facts(client))
         deploy("b", "wait:go")
         with subprocess.Popen(["systemctl", "reload", UNIT], env=PROGRAM_ENV) as reload:
             journal.wait("starting generation 2", _SYSTEMD_UNIT=UNIT)
             wait_until(lambda: show(UNIT, "ActiveState") == "reloading", 10)
-            check("version a" in facts(client))
+            check("version=a" in facts(client))
             equal(reload.poll(), None, "the reload has returned early:")
-            write(f"{SHOP}/go", "")
+            write(f"{STATE}/go", "")
             equal(reload.wait(20 * SLOW), 0)
-        check("version b" in facts(client))
+        check("version=b" in facts(client))
 
 
 def refused(client, why):
@@ -292,9 +297,9 @@ def reload_that_fails_says_so_and_changes_nothing():
     systemctl("start", UNIT)
     pid = main_pid()
     with Client(PORT) as client:
-        write(f"{SHOP}/plan", "fail")
+        write(f"{STATE}/plan", "fail")
         refused(client, "reload failed")
-        write(f"{SHOP}/plan", "ready")
+        write(f"{STATE}/plan", "ready")
         write(f"{SHOP}/app.so", "no module\n")
         refused(client, "app.so")
         deploy("b")
@@ -304,7 +309,7 @@ def reload_that_fails_says_so_and_changes_nothing():
         refused(client, '"?worker"?')
         configure(APP)
         systemctl("reload", UNIT)
-        check("version b" in facts(client))
+        check("version=b" in facts(client))
         check("failed" not in show(UNIT, "StatusText") or True)
     equal((main_pid(), show(UNIT, "NRestarts")), (pid, "0"))
 
@@ -316,13 +321,13 @@ def configuration_that_comes_later_is_read_by_a_reload():
         check("Hello" in facts(client))
         configure(APP)
         systemctl("reload", UNIT)
-        check("version a" in facts(client))
+        check("version=a" in facts(client))
         deploy("b")
         systemctl("reload", UNIT)
-        check("version b" in facts(client))
+        check("version=b" in facts(client))
         systemctl("restart", UNIT)
     with Client(PORT) as client:
-        check("version b" in facts(client))
+        check("version=b" in facts(client))
 
 
 @case
@@ -368,14 +373,14 @@ def restart_behind_a_socket_unit_refuses_nobody():
     with Client(PORT) as client:
         client.ask("GET", "/")
         client.expect_silence(0.2)
-        write(f"{SHOP}/go", "")
+        write(f"{STATE}/go", "")
         response = client.response()
-        check(response.status == 200 and b"version b" in response.body, response)
+        check(response.status == 200 and b"version=b" in response.body, response)
     # The socket's own settings can be changed too.
     drop_in(SOCKET, "ListenStream=", "ListenStream=127.0.0.1:8080", section="Socket")
     systemctl("restart", SOCKET)
     with Client(8080) as client:
-        check("version b" in facts(client))
+        check("version=b" in facts(client))
     systemctl("disable", "--quiet", SOCKET)
 
 
@@ -385,7 +390,7 @@ def instances_are_apart():
     configure({"listen": "127.0.0.1:3002", "workers": 1}, "tea")
     systemctl("start", "up-master@shop", "up-master@tea")
     with Client(3001) as shop, Client(3002) as tea:
-        check("version a" in facts(shop) and "Hello" in facts(tea))
+        check("version=a" in facts(shop) and "Hello" in facts(tea))
         systemctl("reload", "up-master@tea")
         equal((generation(shop), generation(tea)), (1, 2))
         must("upctl", "-i", "shop", "reload")
@@ -402,7 +407,7 @@ def instance_has_a_socket_unit():
     configure(APP, "shop")
     systemctl("start", "up-master@shop.socket")
     with Client("/run/up-master-shop.sock") as client:
-        check("version a" in facts(client))
+        check("version=a" in facts(client))
         systemctl("reload", "up-master@shop")
         equal(generation(client), 2)
 
@@ -469,10 +474,10 @@ def slow_reload_is_not_cut_off():
             check(False, "the reload was cut off")
         except subprocess.TimeoutExpired:
             pass
-        check("version a" in facts(client))
-        write(f"{SHOP}/go", "")
+        check("version=a" in facts(client))
+        write(f"{STATE}/go", "")
         equal(reload.wait(20 * SLOW), 0)
-        check("version b" in facts(client))
+        check("version=b" in facts(client))
     equal(show(UNIT, "NRestarts"), "0")
 
 
@@ -487,7 +492,7 @@ def slow_start_is_not_cut_off():
             check(False, "the start was cut off")
         except subprocess.TimeoutExpired:
             pass
-        write(f"{SHOP}/go", "")
+        write(f"{STATE}/go", "")
         equal(start.wait(20 * SLOW), 0)
     equal(show(UNIT, "NRestarts"), "0")
 
@@ -548,7 +553,7 @@ def strict_drop_in_serves_hello():
     drop_in(UNIT, f"ExecPaths={SHOP}")
     systemctl("restart", UNIT)
     with Client(PORT) as client:
-        check("version a" in facts(client))
+        check("version=a" in facts(client))
 
 
 def open_text(path):
@@ -575,7 +580,7 @@ def user_of_a_site_is_used():
         configure(APP)
         systemctl("start", UNIT)
         with Client(PORT) as client:
-            check("version a" in facts(client))
+            check("version=a" in facts(client))
             systemctl("reload", UNIT)
             equal(generation(client), 2)
     finally:

@@ -152,7 +152,6 @@ static void nothing_said_means_hello_and_the_defaults(void **state)
 	assert_int_equal(config->request_timeout_ms, 0);
 	assert_int_equal(config->body_timeout_ms, 60000);
 	assert_int_equal(config->send_timeout_ms, 60000);
-	assert_int_equal(config->buffer_bytes, 256 * 1024);
 	assert_int_equal(config->header_timeout_ms, 10000);
 	assert_int_equal(config->keepalive_timeout_ms, 75000);
 	assert_int_equal(config->head_bytes_max, 64 * 1024);
@@ -237,7 +236,7 @@ static void durations_and_sizes_have_units(void **state)
 	(void)state;
 	EXPECT_RUN("-t", "250ms", "--queue-timeout", "3s", "--ready-timeout", "4m",
 		"--stop-timeout", "5h", "--header-timeout", "1.5s", "--hang-timeout", "0",
-		"--max-head", "1k", "--buffer", "2m");
+		"--max-head", "1k");
 	assert_int_equal(config->worker_timeout_ms, 250);
 	assert_int_equal(config->queue_timeout_ms, 3000);
 	assert_int_equal(config->ready_timeout_ms, 240000);
@@ -245,10 +244,8 @@ static void durations_and_sizes_have_units(void **state)
 	assert_int_equal(config->header_timeout_ms, 1500);
 	assert_int_equal(config->hang_timeout_ms, 0);
 	assert_int_equal(config->head_bytes_max, 1024);
-	assert_int_equal(config->buffer_bytes, 2 << 20);
-	EXPECT_RUN("--max-head", "4096", "--buffer", "1g");
+	EXPECT_RUN("--max-head", "4096");
 	assert_int_equal(config->head_bytes_max, 4096);
-	assert_int_equal(config->buffer_bytes, 1 << 30);
 	EXPECT_RUN("--max-head", "128K");
 	assert_int_equal(config->head_bytes_max, 131072);
 }
@@ -266,7 +263,7 @@ static void odd_numbers_are_refused(void **state)
 	}
 	EXPECT_ERROR("--queue: \"1.5\" is not a whole number", "--queue", "1.5");
 	EXPECT_ERROR("\"1.5ms\" is not a whole number of milliseconds", "-t", "1.5ms");
-	EXPECT_ERROR("\"1.0001k\" is not a whole number of bytes", "--buffer", "1.0001k");
+	EXPECT_ERROR("\"1.0001k\" is not a whole number of bytes", "--max-head", "1.0001k");
 }
 
 static void a_range_is_named_by_who_leaves_it(void **state)

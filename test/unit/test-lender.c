@@ -64,6 +64,7 @@ struct fixture {
 	struct lender *lender;
 	int n_fds;
 	unsigned n_opened, n_broken;
+	void (*at_return)(struct fixture *f); /* what else happens meanwhile, or NULL */
 	const char *why;
 	/* What is lent. */
 	struct item items[N_LOANS];
@@ -137,8 +138,11 @@ static const struct loan_ops loan_ops = {
 
 static void on_seat_left(void *data, struct loan *loan)
 {
-	assert_non_null(data);
+	struct fixture *f = data;
+
 	container_of(loan, struct item, loan)->news.n_seats_left++;
+	if (f->at_return)
+		f->at_return(f);
 }
 
 static void on_opened(void *data, struct lender *lender)
@@ -812,6 +816,28 @@ static void a_send_to_a_closed_channel_breaks_and_refuses(void **state)
 	assert_int_equal(try_lend(f, 2), -EAGAIN);
 }
 
+static void lend_another(struct fixture *f)
+{
+	f->at_return = NULL;
+	lend(f, 1, 1);
+}
+
+static void a_channel_that_breaks_while_it_is_read_breaks_once(void **state)
+{
+	struct fixture *f = *state;
+
+	lend(f, 0, 1);
+	worker_takes(f, 0, 1);
+	worker_returns(f, 0);
+	fd_close(&f->worker_fd);
+	f->at_return = lend_another;
+	turn(f);
+	expect_news(f, 0, RETURNED, 1);
+	expect_news(f, 1, REFUSED, 1);
+	assert_int_equal(f->n_broken, 1);
+	assert_string_equal(f->why, strerror(EPIPE));
+}
+
 /* ---- When the channel has no room ---- */
 
 static void the_window_counts_what_was_not_taken(void **state)
@@ -1167,6 +1193,7 @@ int main(void)
 		CASE(a_worker_that_took_what_was_not_sent_breaks),
 		CASE(a_worker_that_takes_back_what_it_took_breaks),
 		CASE(a_send_to_a_closed_channel_breaks_and_refuses),
+		CASE(a_channel_that_breaks_while_it_is_read_breaks_once),
 		CASE(the_window_counts_what_was_not_taken),
 		CASE(many_more_lends_than_the_window_pass_one_after_the_other),
 		CASE(a_full_channel_refuses_and_opens_again),

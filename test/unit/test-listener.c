@@ -315,17 +315,18 @@ static void a_path_that_nobody_listens_on_is_taken_over(void **state)
 static void a_path_that_somebody_listens_on_is_refused_and_left(void **state)
 {
 	struct fixture *f = *state;
-	FD_AUTO int living = bind_path(f->path, 4);
+	int living = bind_path(f->path, 4);
 
 	expect_refused(f, f->address, EADDRINUSE);
 	assert_int_equal(connect_path(f->path), 0);
 	assert_int_equal(unlink(f->path), 0);
+	fd_close(&living);
 }
 
 static void a_listener_with_a_full_queue_is_alive(void **state)
 {
 	struct fixture *f = *state;
-	FD_AUTO int living = bind_path(f->path, 0);
+	int living = bind_path(f->path, 0);
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	int waiting[4];
 
@@ -341,6 +342,7 @@ static void a_listener_with_a_full_queue_is_alive(void **state)
 	assert_int_equal(unlink(f->path), 0);
 	for (unsigned i = 0; i < 4; i++)
 		fd_close(&waiting[i]);
+	fd_close(&living);
 }
 
 static void a_file_that_is_no_socket_is_left_alone(void **state)

@@ -695,6 +695,8 @@ static void long_batch_comes_back_in_parts(void **state)
 	receive_return(m, &lent[0]);
 	assert_int_equal(m->inbox.n_records, 63);
 	expect_event(m, "request /stop\n");
+	/* It tells before it stops: a SIGCONT between the two would be lost. */
+	assert_int_equal(waitpid(m->pid, NULL, WUNTRACED), m->pid);
 	assert_int_equal(count_fds(m->pid), n_fds + 1);
 	kill(m->pid, SIGCONT);
 	for (int i = 1; i < 66; i++)
@@ -1329,10 +1331,8 @@ static void recalled_request_is_cancelled(void **state)
 	assert_int_equal(ret->written, 0);
 	assert_int_equal(ret->status, 0);
 	expect_event(m, "end /wait 4\n");
+	/* A response that has begun goes on: the next return is not b's. */
 	send_recall(m, &b);
-	ret = receive_return(m, &b);
-	assert_int_equal(ret->disposition, WIRE_CANCELLED);
-	assert_true(ret->written > 0);
 	/* Twice means nothing, and neither does one that was never lent. */
 	send_recall(m, &a);
 	lent_close(&a);

@@ -737,6 +737,8 @@ static void unknown_record_types_are_malformed(void **state)
 		expect_one(*state, &one, true);
 		one.record.type = types[i];
 		expect_one(*state, &one, false);
+		one.record.len = 0;
+		expect_one(*state, &one, false);
 	}
 }
 
