@@ -284,9 +284,12 @@ int wire_receive(int channel_fd, struct wire_inbox *inbox)
 	} while (n < 0 && (errno == EINTR || errno == ECONNRESET));
 	if (n < 0)
 		return -errno;
-	if (n == 0)
-		return WIRE_EOF;
 	collect_fds(inbox, &msg);
+	if (n == 0) {
+		/* An empty datagram looks the same, and can carry descriptors. */
+		inbox_drop(inbox);
+		return WIRE_EOF;
+	}
 	inbox->fds_lost = (msg.msg_flags & MSG_CTRUNC) != 0;
 	r = (msg.msg_flags & MSG_TRUNC) ? -EPROTO : inbox_open(inbox, (size_t)n);
 	if (r < 0)

@@ -80,12 +80,18 @@ bool admission_wait(struct admission *admission, struct place *place)
 
 void admission_leave(struct admission *admission, struct place *place)
 {
+	bool was_granted;
+
 	pthread_mutex_lock(&admission->lock);
+	was_granted = place->where == PLACE_GRANTED;
 	if (place->where == PLACE_IN_LINE)
 		atomic_fetch_sub(&admission->n_waiting, 1);
 	list_remove(&place->link);
 	place->where = PLACE_NOWHERE;
 	pthread_mutex_unlock(&admission->lock);
+	/* The seat that it was granted for would stay empty while others wait. */
+	if (was_granted)
+		admission_grant(admission, 1);
 }
 
 void admission_grant(struct admission *admission, unsigned n)

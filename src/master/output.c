@@ -49,8 +49,9 @@ static void put_lines(struct output *output)
 		at = newline + 1;
 	}
 	if (at == output->line && output->len == sizeof(output->line)) {
-		put_line(output, at, output->len);
-		at = end;
+		/* One byte stays, so that no empty line follows where the end comes next. */
+		put_line(output, at, output->len - 1);
+		at = end - 1;
 	}
 	output->len = (size_t)(end - at);
 	memmove(output->line, at, output->len);

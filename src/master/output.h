@@ -24,7 +24,7 @@ struct output {
 	char prefix[64];
 	struct output_tail *tail; /* or NULL */
 	size_t len;
-	char line[OUTPUT_LINE_MAX]; /* longer lines are cut in two */
+	char line[OUTPUT_LINE_MAX + 1]; /* a line and its end; longer ones are cut in two */
 };
 
 /* Takes *take_fd, which is non-blocking. The tail is borrowed. */

@@ -109,11 +109,13 @@ int unix_path_listen(
 		return r;
 	if (lstat(path, &st) < 0)
 		return -errno;
-	out_path->path = strdup(path);
-	if (!out_path->path)
-		return -ENOMEM;
 	out_path->device = st.st_dev;
 	out_path->inode = st.st_ino;
+	out_path->path = strdup(path);
+	if (!out_path->path) {
+		unlink(path);
+		return -ENOMEM;
+	}
 	*out_fd = fd_take(&fd);
 	return 0;
 }
