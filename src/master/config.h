@@ -38,6 +38,9 @@ struct config_strings {
 };
 
 /* Durations are in milliseconds and end in _ms; 0 means none or off, unless said otherwise. */
+/* For --workers and for every other way to scale. */
+#define CONFIG_WORKERS_MAX 1024
+
 struct config {
 	unsigned n_references;
 

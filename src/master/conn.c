@@ -20,9 +20,8 @@
 
 /* ---- States, lists, deadlines ---- */
 
-static uint64_t state_timeout_us(const struct conn *conn, enum conn_state state)
+static uint64_t state_timeout_us(const struct settings *settings, enum conn_state state)
 {
-	const struct settings *settings = &conn->conns->thread->settings;
 
 	switch (state) {
 	case CONN_IDLE:
@@ -67,7 +66,7 @@ static void arm(struct conns *conns, enum conn_state state, uint64_t deadline_us
 void conn_enter(struct conn *conn, enum conn_state state)
 {
 	struct conns *conns = conn->conns;
-	uint64_t timeout_us = state_timeout_us(conn, state);
+	uint64_t timeout_us = state_timeout_us(&conns->thread->settings, state);
 
 	list_remove(&conn->link);
 	list_append(&conns->states[state], &conn->link);
@@ -135,6 +134,37 @@ void conn_watch(struct conn *conn, int events)
 void conn_unwatch(struct conn *conn)
 {
 	ev_io_stop(conn->conns->thread->loop, &conn->watcher);
+}
+
+/* The list stays in order: the later deadlines all become the same. */
+static void bring_forward(struct conns *conns, enum conn_state state, uint64_t timeout_us)
+{
+	uint64_t latest_us = conns->thread->now_us + timeout_us;
+
+	list_each (at, &conns->states[state]) {
+		struct conn *conn = container_of(at, struct conn, link);
+
+		if (conn->deadline_us > latest_us)
+			conn->deadline_us = latest_us;
+	}
+	ev_timer_stop(conns->thread->loop, &conns->deadlines[state]);
+	if (!list_empty(&conns->states[state]))
+		arm(conns, state,
+			container_of(conns->states[state].next, struct conn, link)->deadline_us);
+}
+
+void conns_set(struct conns *conns, const struct settings *settings)
+{
+	struct settings before = conns->thread->settings;
+
+	conns->thread->settings = *settings;
+	for (unsigned state = 0; state < CONN_N_STATES; state++) {
+		uint64_t then_us = state_timeout_us(&before, (enum conn_state)state);
+		uint64_t now_us = state_timeout_us(settings, (enum conn_state)state);
+
+		if (now_us != 0 && (then_us == 0 || now_us < then_us))
+			bring_forward(conns, (enum conn_state)state, now_us);
+	}
 }
 
 /* ---- The end ---- */

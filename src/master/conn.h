@@ -58,6 +58,11 @@ void conns_fini(struct conns *conns);
 int conn_new(struct conns *conns, int *take_fd, const struct sockaddr *peer, socklen_t peer_len);
 
 /*
+ * New settings for this thread. A time-out that became shorter holds for the connections that there
+ * are, too; a longer one for the next wait of each.
+ */
+void conns_set(struct conns *conns, const struct settings *settings);
+/*
  * No more keep-alive: closes the idle ones gently, and the others after their present requests.
  */
 void conns_stop(struct conns *conns);

@@ -19,6 +19,7 @@
 #include "common/fd.h"
 #include "common/http.h"
 #include "common/list.h"
+#include "master/config.h"
 #include "master/log.h"
 #include "master/unix-path.h"
 
@@ -28,7 +29,6 @@
 #define IN_ROOM (2 * HEAD_MAX)
 #define BODY_MAX 65536
 #define LINGER_BYTES_MAX (1024 * 1024)
-#define WORKERS_MAX 1024
 #define ACCEPT_PAUSE_S 0.2
 #define FAREWELL_MS 200
 
@@ -345,16 +345,17 @@ static void run_scale(struct client *client, char *query)
 		return;
 	if (!text) {
 		client_answer_error(client, 400,
-			"parameter 'workers' is missing: a number from 1 to %d", WORKERS_MAX);
+			"parameter 'workers' is missing: a number from 1 to %d",
+			CONFIG_WORKERS_MAX);
 		return;
 	}
 	/* Short and of digits alone: nothing that strtoul() would take besides, and no overflow. */
 	n = strlen(text) <= 9 && strspn(text, "0123456789") == strlen(text)
 		    ? strtoul(text, NULL, 10)
 		    : 0;
-	if (n < 1 || n > WORKERS_MAX) {
+	if (n < 1 || n > CONFIG_WORKERS_MAX) {
 		client_answer_error(client, 400, "workers is a number from 1 to %d, not '%s'",
-			WORKERS_MAX, text);
+			CONFIG_WORKERS_MAX, text);
 		return;
 	}
 	reply = client_reply(client);

@@ -75,7 +75,9 @@ static unsigned wished_size(const struct scale_wish *wish)
 
 	if (wish->n > 0)
 		return wish->n;
-	return wish->change < 0 && size <= 1 ? 1 : size + (unsigned)wish->change;
+	if ((wish->change < 0 && size <= 1) || (wish->change > 0 && size >= CONFIG_WORKERS_MAX))
+		return size;
+	return size + (unsigned)wish->change;
 }
 
 static void grant_wishes(struct daemon *daemon)

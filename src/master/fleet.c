@@ -580,13 +580,19 @@ static int channels_init(struct channels *channels, unsigned n, uint32_t n_slots
 	return r;
 }
 
+/* The channel has 32 bits for it, which is 49 days. */
+static uint32_t milliseconds(uint64_t ms)
+{
+	return ms < UINT32_MAX ? (uint32_t)ms : UINT32_MAX;
+}
+
 static struct wire_setup setup_of(const struct fleet *fleet, const struct config *config)
 {
 	return (struct wire_setup){
 		.n_channels = fleet->n_ios,
 		.n_slots = fleet->n_slots,
-		.body_timeout_ms = (uint32_t)config->body_timeout_ms,
-		.send_timeout_ms = (uint32_t)config->send_timeout_ms,
+		.body_timeout_ms = milliseconds(config->body_timeout_ms),
+		.send_timeout_ms = milliseconds(config->send_timeout_ms),
 		.assume_ready = config->assume_ready,
 	};
 }

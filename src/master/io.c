@@ -306,7 +306,7 @@ static void set_round_run(struct mail *mail)
 	struct order *order = container_of(mail, struct order, mail);
 	struct io *io = order->io;
 
-	io->thread.settings = order->settings;
+	conns_set(&io->conns, &order->settings);
 	order_answer(order, round_set(&io->conns.round, order->seats, order->n_seats));
 }
 

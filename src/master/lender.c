@@ -31,6 +31,7 @@ struct lender {
 	bool tried_again;	  /* nothing was sent since it was last said to have room */
 	bool retired;		  /* lender_retire() */
 	bool last_sent;		  /* WIRE_LAST has gone out */
+	bool alone;		  /* what is collected is to have no company */
 	bool broken;
 	bool settling; /* the worker is dead: an end of the channel is no news */
 	/* Slots: those at 0 to n_used - 1 have been used; the free ones among them are stacked. */
@@ -251,6 +252,10 @@ int lender_lend(struct lender *lender, struct loan *loan, const struct loan_term
 	r = slot_take(lender, loan);
 	if (r < 0)
 		return r;
+	/* A replay travels alone: one that kills its worker takes no neighbours along. */
+	if (lender->alone || (terms->flags & WIRE_LEND_REPLAY))
+		lender_flush(lender);
+	lender->alone = (terms->flags & WIRE_LEND_REPLAY) != 0;
 	lend = add_record(lender, WIRE_LEND, terms->flags, len, terms->fd);
 	if (!lend) {
 		r = lender->full || lender->broken || errno == 0 ? -EAGAIN : -errno;

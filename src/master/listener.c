@@ -256,6 +256,12 @@ int listener_open(
 	return r;
 }
 
+void listener_set_backlog(struct listener *listener, int backlog)
+{
+	for (unsigned i = 0; i < listener->n_fds; i++)
+		listen(listener->fds[i], backlog);
+}
+
 int listener_inherit(int *take_fd, struct list *to)
 {
 	FD_AUTO int fd = fd_take(take_fd);

@@ -31,5 +31,7 @@ int listener_open(
 	const char *address, unsigned n_threads, int backlog, struct list *to, char **out_error);
 /* Takes a listening socket that somebody else made. Takes *take_fd. Returns 0 or -errno. */
 int listener_inherit(int *take_fd, struct list *to);
+/* listen(2) may be called again to change it. */
+void listener_set_backlog(struct listener *listener, int backlog);
 /* Closes its sockets and removes a UNIX path of ours. Takes it out of its list. */
 void listener_close(struct listener *listener);

@@ -15,7 +15,6 @@
 
 /* A year: long enough for anybody, and far from overflow when added to a clock. */
 #define DURATION_MAX_MS UINT64_C(31536000000)
-#define WORKERS_MAX 1024
 #define COUNT_MAX 10000000
 #define COUNT64_MAX UINT64_C(1000000000000000)
 #define PORT_MAX 65535
@@ -202,7 +201,7 @@ static const struct option options[] = {
 		.argument = "N",
 		.help = "past it, accepting pauses; 0: what the limit on open files allows" },
 
-	{ "workers", 'n', OPTION_EXPRESSION, AT(workers), .min = 1, .max = WORKERS_MAX,
+	{ "workers", 'n', OPTION_EXPRESSION, AT(workers), .min = 1, .max = CONFIG_WORKERS_MAX,
 		.preset = "cpus", .preset_development = "1", .group = "Workers", .argument = "N",
 		.help = "a number, or an expression such as \"cpus + 2\" or"
 			" \"round(cpus * 1.5)\"" },

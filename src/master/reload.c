@@ -196,6 +196,8 @@ static void change_listeners(struct daemon *daemon, const struct config *config)
 
 		if (listener->configured && !is_wanted(addresses, n, listener->configured))
 			stop_listening(daemon, listener);
+		else if (listener->configured)
+			listener_set_backlog(listener, (int)config->backlog);
 	}
 	list_each (at, &daemon->new_listeners) {
 		struct listener *listener = container_of(at, struct listener, link);

@@ -12,6 +12,8 @@
 
 /* The contract with users: docs/design.md, "When a worker dies". */
 #define REPLAYS_MAX 2
+/* A client that is not read fills its window soon. */
+#define FIGURES_TRIES 1000
 
 /* The states of include/net/tcp_states.h, which <linux/tcp.h> does not export. */
 enum { STATE_CLOSE = 7, STATE_CLOSE_WAIT = 8, STATE_LAST_ACK = 9, STATE_CLOSING = 11 };
@@ -21,19 +23,38 @@ static bool fin_received(unsigned state)
 	return state == STATE_CLOSE_WAIT || state == STATE_LAST_ACK || state == STATE_CLOSING;
 }
 
+/*
+ * What was received and what of it is still unread come from two calls, between which the client
+ * can send. Nobody reads any more, so the unread only grow: where they are as many before and
+ * after, nothing came between.
+ */
+static bool receiving_side(int fd, struct tcp_info *out_info, int *out_unread)
+{
+	for (unsigned i = 0; i < FIGURES_TRIES; i++) {
+		socklen_t len = sizeof(*out_info);
+		int before = 0;
+
+		memset(out_info, 0, sizeof(*out_info));
+		if (ioctl(fd, SIOCINQ, &before) < 0 ||
+			getsockopt(fd, IPPROTO_TCP, TCP_INFO, out_info, &len) < 0 ||
+			ioctl(fd, SIOCINQ, out_unread) < 0)
+			return false;
+		if (len < offsetof(struct tcp_info, tcpi_bytes_retrans) +
+				  sizeof(out_info->tcpi_bytes_retrans))
+			return false;
+		if (before == *out_unread)
+			return true;
+	}
+	return false;
+}
+
 void socket_figures(int fd, struct socket_figures *out)
 {
 	struct tcp_info info;
-	socklen_t len = sizeof(info);
 	int unread = 0;
 
 	memset(out, 0, sizeof(*out));
-	memset(&info, 0, sizeof(info));
-	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
-		return;
-	if (len < offsetof(struct tcp_info, tcpi_bytes_retrans) + sizeof(info.tcpi_bytes_retrans))
-		return;
-	if (ioctl(fd, SIOCINQ, &unread) < 0)
+	if (!receiving_side(fd, &info, &unread))
 		return;
 	out->known = true;
 	out->ended = info.tcpi_state == STATE_CLOSE;

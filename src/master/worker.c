@@ -457,6 +457,10 @@ void worker_signal(struct worker *worker, int signal)
 
 void worker_kill(struct worker *worker)
 {
+	if (worker->state == WORKER_DEAD)
+		return;
+	/* Until it is reaped nobody else can have the number. */
+	kill(-worker->pid, SIGKILL);
 	worker_signal(worker, SIGKILL);
 }
 

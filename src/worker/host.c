@@ -320,7 +320,7 @@ static int run(struct host *host, char *argv[])
 
 int main(int argc, char *argv[])
 {
-	struct host host = { 0 };
+	static struct host host; /* its arguments live as long as the process */
 
 	if (!was_started_by_master()) {
 		fprintf(stderr, "up-worker: is started by up-master only\n");

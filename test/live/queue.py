@@ -7,7 +7,7 @@ import time
 
 from harness import SLOW, Client, Master, check, deadline, equal, pattern, run, together, wait_until
 
-BUSY_MS = int(1500 * SLOW)
+BUSY_MS = int(1000 * SLOW)
 
 
 def pid_of(response):
@@ -16,7 +16,8 @@ def pid_of(response):
 
 
 def occupy(master, n=1, ms=BUSY_MS):
-    """n clients whose requests keep workers busy for some time."""
+    """n clients whose requests keep workers busy for some time, once all workers are ready."""
+    wait_until(lambda: len(master.workers()) == len(master.workers(None)), 10, "all workers are ready")
     clients = [master.client() for _ in range(n)]
     for client in clients:
         client.ask("GET", f"/delay/{ms}")
@@ -202,6 +203,10 @@ def round_robin_is_strict():
     for workers, threads in ((2, 1), (3, 2), (4, 3)):
         master = Master("--threads", threads, workers=workers)
         clients = [master.client() for _ in range(5)]
+        # Until each thread knows of every worker.
+        wait_until(lambda: len(master.workers()) == workers and
+                   all(len({pid_of(client.get("/")) for _ in range(workers)}) == workers for client in clients), 10,
+                   "every worker has its turn")
         order = [pid_of(clients[n % 5].get("/")) for n in range(workers * 6)]
         equal(len(set(order[:workers])), workers, order)
         equal(order, order[:workers] * 6)

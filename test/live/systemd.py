@@ -281,12 +281,12 @@ def reload_returns_when_the_new_code_serves():
 
 def refused(client, why):
     """A reload that must fail, with the reason in the journal and the old code still serving."""
-    before, n = facts(client), status()["reloads"]["failed"]
+    n = status()["reloads"]["failed"]
     code, said = call("systemctl", "reload", UNIT)
     check(code != 0, "a reload that can't succeed has:", said)
     journal.wait(why, _SYSTEMD_UNIT=UNIT)
     wait_until(lambda: show(UNIT, "ActiveState") == "active", 10, "the unit is active")
-    equal(facts(client).splitlines()[0], before.splitlines()[0])
+    check("version=a" in facts(client) and generation(client) == 1, facts(client))
     equal(status()["reloads"]["failed"], n + 1)
     check("last reload failed:" in show(UNIT, "StatusText"), show(UNIT, "StatusText"))
 
@@ -310,7 +310,7 @@ def reload_that_fails_says_so_and_changes_nothing():
         configure(APP)
         systemctl("reload", UNIT)
         check("version=b" in facts(client))
-        check("failed" not in show(UNIT, "StatusText") or True)
+        check("failed" not in show(UNIT, "StatusText"), show(UNIT, "StatusText"))
     equal((main_pid(), show(UNIT, "NRestarts")), (pid, "0"))
 
 
