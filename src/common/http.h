@@ -9,6 +9,8 @@
  * obs-fold, a space before the colon, …), and two opinions on where a request ends are a smuggling
  * hole. When the head is whole, http-parser reads it too, and both must agree.
  *
+ * http.c scans, http-h2c.c removes, http-field.c is for readers of a head; http-text.h is theirs.
+ *
  * Nothing is kept outside the objects; any thread.
  */
 #include <stdbool.h>
