@@ -3,9 +3,11 @@
 #include "master/conn.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "common/fd.h"
@@ -77,45 +79,6 @@ void conn_enter(struct conn *conn, enum conn_state state)
 	/* A running timer is for an earlier one of the same list, and then goes on to this one. */
 	if (timeout_us && !ev_is_active(&conns->deadlines[state]))
 		arm(conns, state, conn->deadline_us);
-}
-
-static void expire(struct conn *conn)
-{
-	switch ((enum conn_state)conn->state) {
-	case CONN_READING:
-		counter_add(&conn->conns->thread->counters.n_refused, 1);
-		conn_answer(conn, 408, "The request head took too long.", UINT64_MAX);
-		break;
-	case CONN_WAITING:
-		conn_queue_timeout(conn);
-		break;
-	case CONN_LENT:
-		conn_recall(conn);
-		break;
-	case CONN_IDLE:
-		conn_linger(conn);
-		break;
-	default:
-		conn_close(conn);
-	}
-}
-
-static void deadline_cb(struct ev_loop *loop, ev_timer *watcher, int events)
-{
-	struct conns *conns = watcher->data;
-	enum conn_state state = (enum conn_state)(watcher - conns->deadlines);
-
-	(void)loop, (void)events;
-	while (!list_empty(&conns->states[state])) {
-		struct conn *first = container_of(conns->states[state].next, struct conn, link);
-
-		if (first->deadline_us > conns->thread->now_us) {
-			if (first->deadline_us != UINT64_MAX && !ev_is_active(watcher))
-				arm(conns, state, first->deadline_us);
-			return;
-		}
-		expire(first);
-	}
 }
 
 static void read_cb(struct ev_loop *loop, ev_io *watcher, int events);
@@ -221,6 +184,59 @@ void conn_linger(struct conn *conn)
 	conn->drain_left = LINGER_BYTES_MAX;
 	conn_enter(conn, CONN_CLOSING);
 	conn_watch(conn, EV_READ);
+}
+
+/* Ends a connection between requests. */
+static void hang_up(struct conn *conn)
+{
+	int unsent = 0;
+
+	/* Where the client has all that was sent, a reset could destroy nothing, and there is no
+	 * need to wait for a client that keeps its side open: pools do until they want the
+	 * connection. */
+	if (ioctl(conn->fd, SIOCOUTQ, &unsent) == 0 && unsent == 0)
+		conn_close(conn);
+	else
+		conn_linger(conn);
+}
+
+static void expire(struct conn *conn)
+{
+	switch ((enum conn_state)conn->state) {
+	case CONN_READING:
+		counter_add(&conn->conns->thread->counters.n_refused, 1);
+		conn_answer(conn, 408, "The request head took too long.", UINT64_MAX);
+		break;
+	case CONN_WAITING:
+		conn_queue_timeout(conn);
+		break;
+	case CONN_LENT:
+		conn_recall(conn);
+		break;
+	case CONN_IDLE:
+		hang_up(conn);
+		break;
+	default:
+		conn_close(conn);
+	}
+}
+
+static void deadline_cb(struct ev_loop *loop, ev_timer *watcher, int events)
+{
+	struct conns *conns = watcher->data;
+	enum conn_state state = (enum conn_state)(watcher - conns->deadlines);
+
+	(void)loop, (void)events;
+	while (!list_empty(&conns->states[state])) {
+		struct conn *first = container_of(conns->states[state].next, struct conn, link);
+
+		if (first->deadline_us > conns->thread->now_us) {
+			if (first->deadline_us != UINT64_MAX && !ev_is_active(watcher))
+				arm(conns, state, first->deadline_us);
+			return;
+		}
+		expire(first);
+	}
 }
 
 static void reap_cb(struct ev_loop *loop, ev_prepare *watcher, int events)
@@ -580,7 +596,7 @@ static void stop_idle(struct conn *conn)
 {
 	receive_head(conn);
 	if (between_requests(conn) && !conn->input)
-		conn_linger(conn);
+		hang_up(conn);
 }
 
 void conn_next(struct conn *conn)

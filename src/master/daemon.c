@@ -270,6 +270,8 @@ void daemon_stop(struct daemon *daemon)
 	log_notice("stopping");
 	daemon->state = DAEMON_STOPPING;
 	notify_stopping(&daemon->notify);
+	/* Until --stop-timeout, which may be longer than the service manager's own. */
+	notify_busy(&daemon->notify, true);
 	daemon_tell(daemon);
 	reload_abandon(daemon);
 	grant_wishes(daemon);

@@ -829,8 +829,9 @@ static void check_pulse(struct fleet *fleet, struct worker *worker)
 		return;
 	log_warn("worker %u (generation %u): hung for %.3g s, ending it", worker->id,
 		worker->generation, (double)silent_us / 1e6);
-	/* A core shows where it hangs. */
+	/* A core shows where it hangs. One that was stopped has to go on to be ended by it. */
 	worker_signal(worker, SIGABRT);
+	worker_signal(worker, SIGCONT);
 	worker->terminated = true;
 	set_deadline(worker, KILL_GRACE_S);
 }

@@ -121,24 +121,27 @@ static void open_run(struct mail *mail)
 
 static bool gate_enter(struct gate *gate)
 {
-	if (atomic_fetch_add(&gate->n_open, 1) < gate->max)
+	if (atomic_fetch_add(&gate->n_open, 1) < atomic_load(&gate->max))
 		return true;
 	atomic_fetch_sub(&gate->n_open, 1);
 	atomic_store(&gate->shut, true);
-	/* Where the last close came before this, it saw an open gate: look again. */
 	return false;
+}
+
+/* Whoever waits at the gate looks again. Any thread. */
+static void gate_open(struct gate *gate, struct io *ios, unsigned n_ios)
+{
+	if (!atomic_load(&gate->shut) || !atomic_exchange(&gate->shut, false))
+		return;
+	for (unsigned i = 0; i < n_ios; i++)
+		if (!atomic_exchange(&ios[i].open_mail_sent, true))
+			mailbox_send(&ios[i].thread.mailbox, &ios[i].open_mail);
 }
 
 static void gate_leave(struct io *io)
 {
-	struct gate *gate = io->gate;
-
-	atomic_fetch_sub(&gate->n_open, 1);
-	if (!atomic_load(&gate->shut) || !atomic_exchange(&gate->shut, false))
-		return;
-	for (unsigned i = 0; i < io->n_ios; i++)
-		if (!atomic_exchange(&io->ios[i].open_mail_sent, true))
-			mailbox_send(&io->ios[i].thread.mailbox, &io->ios[i].open_mail);
+	atomic_fetch_sub(&io->gate->n_open, 1);
+	gate_open(io->gate, io->ios, io->n_ios);
 }
 
 static void begin_conn(struct io *io, int *take_fd, const struct sockaddr *peer, socklen_t len)
@@ -231,9 +234,10 @@ static bool has_room(struct io *io)
 	if (gate_enter(io->gate))
 		return true;
 	pause_accepting(io);
-	/* A close between the two looks has not seen us: then nobody would tell. */
-	if (atomic_load(&io->gate->n_open) < io->gate->max)
-		go_on_accepting(io);
+	/* A close between the two looks has not seen us, and our own try may have kept another
+	 * thread out: then nobody else would tell. */
+	if (atomic_load(&io->gate->n_open) < atomic_load(&io->gate->max))
+		gate_open(io->gate, io->ios, io->n_ios);
 	return false;
 }
 
@@ -252,7 +256,7 @@ static void accept_some(struct acceptor *acceptor, unsigned n, bool is_last)
 		r = accept_one(acceptor);
 		if (r == 0)
 			continue;
-		atomic_fetch_sub(&io->gate->n_open, 1);
+		gate_leave(io);
 		if (r == -EAGAIN)
 			return;
 		if (!is_passing(r)) {
@@ -441,6 +445,12 @@ void io_bury(struct io *io, struct seat *seat, io_done *done, void *data)
 
 	order->seat = seat;
 	order_send(order, bury_run);
+}
+
+void io_limit(struct io *ios, unsigned n_ios, struct gate *gate, unsigned max)
+{
+	atomic_store(&gate->max, max);
+	gate_open(gate, ios, n_ios);
 }
 
 void io_listen(struct io *io, struct listener *listener, io_done *done, void *data)

@@ -18,7 +18,7 @@
  * in the kernel's queue, and the next close lets them in.
  */
 struct gate {
-	unsigned max;
+	_Atomic unsigned max; /* the control thread writes it: io_limit() */
 	_Atomic unsigned n_open;
 	_Atomic bool shut; /* somebody waits for a close */
 };
@@ -68,6 +68,8 @@ void io_set_round(struct io *io, struct seat *const seats[], unsigned n_seats,
 	const struct settings *settings, io_done *done, void *data);
 /* The worker is dead: judges what it held, and forgets the seat. */
 void io_bury(struct io *io, struct seat *seat, io_done *done, void *data);
+/* How many connections there may be from now on. Control thread. */
+void io_limit(struct io *ios, unsigned n_ios, struct gate *gate, unsigned max);
 /* Accepts from the listener, which must live until io_unlisten() is done. */
 void io_listen(struct io *io, struct listener *listener, io_done *done, void *data);
 /* Takes what waits in its queue, unless it is inherited, and accepts no more from it. */

@@ -346,7 +346,8 @@ void reload_on_outcome(struct daemon *daemon, const struct fleet_outcome *outcom
 		outcome->duration_ms, outcome->error ? "; but " : "",
 		outcome->error ? outcome->error : "");
 	note_result(daemon, true, outcome->generation, NULL, outcome->duration_ms);
-	daemon->gate.max = daemon_connections_max(daemon->new_config);
+	io_limit(daemon->ios, daemon->n_ios, &daemon->gate,
+		daemon_connections_max(daemon->new_config));
 	log_set_level((enum log_level)daemon->new_config->log_level);
 	change_listeners(daemon, daemon->new_config);
 	config_unref(daemon->config);

@@ -242,7 +242,8 @@ void request_doom(struct up_request *request)
 
 void request_recall(struct up_request *request)
 {
-	/* The master waits for the first byte, not for the last: a response that has begun goes on. */
+	/* The master waits for the first byte, not for the last: a response that has begun goes on.
+	 */
 	if (request->first_byte_us > 0 && request->state != REQUEST_DRAINING)
 		return;
 	/* A whole response has gone out: only the rest of the body is missing. */

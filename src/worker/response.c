@@ -405,6 +405,9 @@ int up_begin(struct up_request *request, int status, uint64_t length)
 	frame(request, status, length, true);
 	add_head(request, &request->out, NULL, 0);
 	request->response = RESPONSE_BEGUN;
+	/* Known now; up_write() may send the last byte long before up_end() is called. */
+	if (length != UP_LENGTH_UNKNOWN && !request->chunked_out)
+		mark_end(request, request->no_content ? 0 : (size_t)length);
 	if (length == UP_LENGTH_UNKNOWN && request->half_closed)
 		deadline_start(&request->worker->departure_deadlines, &request->departure_deadline);
 	worker_later(request->worker, &request->later);

@@ -39,9 +39,8 @@ BOOT_S = 60
 # MAC_OVERRIDE, MAC_ADMIN, SYSLOG.
 DROPPED = (16, 17, 25, 30, 32, 33, 34)
 
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = \
-    1, 2, 4, 8, 32, 4096, 16384, 1 << 18
-MS_SHARED = 1 << 20
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE, MS_SHARED = \
+    1, 2, 4, 8, 32, 4096, 16384, 1 << 18, 1 << 20
 MNT_DETACH = 2
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = \
     0x20000, 0x2000000, 0x4000000, 0x8000000, 0x20000000, 0x40000000
@@ -328,6 +327,8 @@ def _keep(caller, files, cgroup, test):
             children.append(_in_child(_become_systemd, files, cgroup))
             systemd_fd = os.pidfd_open(children[0])
             _wait_for_boot(caller, systemd_fd, notifications, files)
+            # systemd goes on telling, and would wait for a reader.
+            notifications.close()
             children.append(_in_child(_test_inside, systemd_fd, test))
             test_fd = os.pidfd_open(children[1])
             _wait(caller, None, test_fd, systemd_fd)
@@ -360,6 +361,8 @@ def _look():
     for path in (SYSTEMD, "/bin/systemctl", "/bin/journalctl"):
         if not os.path.exists(path):
             raise Unavailable(f"{path} is not installed")
+    if not any(line.split()[4] == "/" for line in _text("/proc/self/mountinfo").splitlines()):
+        raise Unavailable("the root directory is no mount point: this is a chroot")
     if not hasattr(os, "pidfd_open"):
         raise Unavailable("needs Python 3.9")
     for kind in ("overlay", "cgroup2"):

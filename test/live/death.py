@@ -257,6 +257,11 @@ def a_whole_response_counts_as_delivered():
         wait_until(lambda: master.status()["respawns"] == n, 5, "the death is seen")
         until_ready(master, 1)
         equal(generation(client), 1)
+    # Its length was foretold: that up_end() was not called makes it no less whole.
+    equal(client.get("/die/last").body, b"a" * 1000)
+    wait_until(lambda: master.status()["respawns"] == 4, 5, "the death is seen")
+    until_ready(master, 1)
+    equal(generation(client), 1)
     check_counts(master, failed=0, dropped=0, replayed=0, open=1)
     stop(master)
 
@@ -370,7 +375,9 @@ def hung(hang):
         client.ask("POST", "/body", body=b"abc")
     equal([client.response().body[:2] for client in clients], [b"3 "] * 6)
     wait_until(lambda: not alive(victim), 15, "it is ended")
-    check(time.monotonic() - begun > 1, "too early")
+    took = time.monotonic() - begun
+    # By the first signal, not by the one that follows 5 s later.
+    check(1 < took < 4.5 * harness.SLOW, f"ended after {took:.1f} s")
     if held:
         equal(plug.response().status, held)
     until_ready(master, 2)
@@ -450,14 +457,16 @@ def keep_asking(master, seen, over, seed):
 
 
 def kill_at_random(master, over, n_killed, seed):
-    dice = random.Random(seed)
+    dice, killed = random.Random(seed), set()
     try:
         begun = time.monotonic()
         while n_killed[0] < KILLS and time.monotonic() - begun < 20 * harness.SLOW:
-            victims = wait_until(lambda: len(ready := master.workers()) > 1 and ready, 10, "workers to kill")
+            victims = wait_until(lambda: len(ready := [worker for worker in master.workers()
+                                                       if worker["pid"] not in killed]) > 1 and ready, 10, "victims")
             # Those that hold something are worth more.
-            busy = [worker for worker in victims if worker["in_flight"]]
-            os.kill(dice.choice(busy or victims)["pid"], signal.SIGKILL)
+            victim = dice.choice([worker for worker in victims if worker["in_flight"]] or victims)["pid"]
+            killed.add(victim)
+            os.kill(victim, signal.SIGKILL)
             n_killed[0] += 1
             # A moment of its own for each death, at any point of what the workers do.
             select.select([], [], [], dice.random() * 0.1)
@@ -496,7 +505,7 @@ def deaths_at_random_are_told_and_nothing_else_happens():
     status = wait_until(lambda: (now := master.status())["connections"]["open"] == 0 and now, 10, "all are gone")
     requests = status["requests"]
     print(f"# {n_killed[0]} kills: {right_ones} whole, {bad_gateway} of 502, {cut} cut, {requests['replayed']} replayed")
-    check(right_ones > 20 * n_killed[0], "too little load to say anything")
+    check(right_ones > 5 * n_killed[0], "too little load to say anything")
     equal(requests["failed"], bad_gateway + cut, "failed:")
     equal(status["connections"]["dropped"], cut, "dropped:")
     equal(status["respawns"], n_killed[0])

@@ -376,7 +376,7 @@ def listeners_come_and_go_with_a_reload():
         master.reload()
         # Its connections are not those of the listener.
         equal((local.get("/").status, client.get("/").status), (200, 200))
-    check(not os.path.exists(path), "the path of a closed listener is still there")
+    wait_until(lambda: not os.path.exists(path), 5, "the path goes with its listener")
     equal(len(master.addresses()), 1)
     stop(master)
 
@@ -513,6 +513,7 @@ def a_terminal_that_goes_is_a_graceful_stop():
     master, _ = start(stage=stage, make=Terminal)
     client, idle = master.client(), master.client()
     equal(generation(idle), 1)
+    wait_until(lambda: master.status()["connections"]["lent"] == 0, 10, "it is back")
     client.ask("GET", "/hold/it")
     wait_until(lambda: master.status()["connections"]["lent"] == 1, 10, "the request is at a worker")
     os.close(master.slave)
@@ -530,6 +531,7 @@ def no_connection_is_closed_whatever_its_state():
     master, stage = start("--concurrency", "1", workers=1)
     idle, half, holding, waiting, piping = (master.client() for _ in range(5))
     equal(generation(idle), 1)
+    wait_until(lambda: master.status()["connections"]["lent"] == 0, 10, "it is back")
     half.send(b"GET / HTTP/1.1\r\nHo")
     holding.ask("POST", "/hold/it", body=b"abc")
     wait_until(lambda: master.status()["connections"]["lent"] == 1, 10, "one at the worker")

@@ -241,19 +241,13 @@ def least_busy_prefers_the_free():
         with master.client() as client:
             order = {pid_of(client.get("/")) for _ in range(12)}
         check(len(order) == 1 and not order & taken, order, taken)
-        busy += occupy_more(master)
+        busy.append(master.client())
+        busy[-1].ask("GET", f"/delay/{BUSY_MS}")
+        wait_until(lambda: master.status()["requests"]["in_flight"] == 3, 5, "one more is busy")
         equal(sorted(worker["in_flight"] for worker in master.workers()), [1, 1, 1])
         for client in busy:
             client.reset()
         master.stop()
-
-
-def occupy_more(master):
-    n = master.status()["requests"]["in_flight"]
-    client = master.client()
-    client.ask("GET", f"/delay/{BUSY_MS}")
-    wait_until(lambda: master.status()["requests"]["in_flight"] == n + 1, 5, "one more is busy")
-    return [client]
 
 
 def past_max_connections_the_next_waits_to_be_accepted():
@@ -284,6 +278,53 @@ def past_max_connections_the_next_waits_to_be_accepted():
         master.stop()
 
 
+def a_raised_limit_lets_in_who_waits():
+    config = {"max_connections": 2, "threads": 3}
+    master = Master(config=config)
+    inside = [master.client() for _ in range(2)]
+    for client in inside:
+        equal(client.get("/").status, 200)
+    outside = [master.client() for _ in range(6)]
+    for client in outside:
+        client.ask("GET", "/bytes/5")
+    wait_until(lambda: master.status()["connections"]["accepted"] == 2, 5, "two are inside")
+    master.configure({**config, "max_connections": 8})
+    master.reload()
+    for client in outside:
+        equal(client.response().body, pattern(5))
+    # A lowered one closes nobody.
+    master.configure({**config, "max_connections": 1})
+    master.reload()
+    for client in inside + outside:
+        equal(client.get("/bytes/3").body, pattern(3))
+        client.close()
+    master.check_sums()
+    master.stop()
+
+
+@deadline(90)
+def no_place_is_lost_at_the_limit():
+    """As many as there may be come at once and on all threads, again and again: nobody waits while there is room."""
+    master = Master("--max-connections", "2", "--threads", "4")
+    for n in range(400):
+        clients = [master.client(timeout=5) for _ in range(2)]
+        for client in clients:
+            client.ask("GET", "/bytes/3")
+        for client in clients:
+            equal(client.response().body, pattern(3), n)
+        for client in clients:
+            client.close()
+
+    def come_and_go():
+        for _ in range(100):
+            with master.client(timeout=8) as client:
+                equal(client.get("/bytes/3").body, pattern(3))
+
+    together(*[come_and_go] * 12, seconds=80)
+    master.check_sums()
+    master.stop()
+
+
 @deadline(60)
 def any_number_of_threads_serves():
     for threads in (1, 2, 3, 4):
@@ -307,4 +348,5 @@ run(those_who_wait_are_served_in_order, a_client_in_a_hurry_does_not_pass_those_
     a_worker_holds_no_more_than_it_may, past_the_queue_is_503_and_the_connection_goes_on,
     thousands_of_pipelined_requests_may_be_turned_away, waiting_too_long_is_503,
     who_leaves_while_waiting_takes_no_place, round_robin_is_strict, round_robin_passes_over_the_full,
-    least_busy_prefers_the_free, past_max_connections_the_next_waits_to_be_accepted, any_number_of_threads_serves)
+    least_busy_prefers_the_free, past_max_connections_the_next_waits_to_be_accepted,
+    a_raised_limit_lets_in_who_waits, no_place_is_lost_at_the_limit, any_number_of_threads_serves)

@@ -184,7 +184,7 @@ def a_connection_in_any_state_goes_on_with_the_new_generation():
     fresh, idle, half, served, waiting, piped, body = clients = [master.client() for _ in states]
     # Full: from here on what is complete waits, in this order.
     equal(generation_of(idle.get("/").body), 1)
-    served.ask("GET", f"/delay/{600 * SLOW:.0f}")
+    served.ask("GET", f"/delay/{1500 * SLOW:.0f}")
     wait_until(lambda: master.status()["requests"]["in_flight"] == 1, 5, "the first is at the worker")
     waiting.ask("GET", "/")
     piped.send(Client.head("GET", "/bytes/5") + Client.head("GET", "/") + b"GET / HT")
@@ -195,6 +195,7 @@ def a_connection_in_any_state_goes_on_with_the_new_generation():
     equal(master.reload(), 2)
     # The new worker serves those that waited, while the old one is still at the first.
     equal(generation_of(waiting.response().body), 2, "waited:")
+    check(1 in [worker["generation"] for worker in master.workers(None)], "those who waited had to wait for the old one")
     equal(piped.response().body, pattern(5))
     # Its second request stands in line behind the body.
     body.send(b"def")

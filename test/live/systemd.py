@@ -20,8 +20,8 @@ import subprocess
 import sys
 import time
 
+from harness import BUILD, SLOW, SOURCE, Client, Skip, alive, check, descendants, equal, run, wait_until
 from _machine import boot
-from harness import BUILD, SLOW, SOURCE, Client, Skip, alive, check, deadline, descendants, equal, run, wait_until
 
 MESON = os.environ.get("UP_MESON", "meson")
 PROGRAM_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8",
@@ -34,6 +34,15 @@ STATE, SHOP_STATE = "/var/lib/up-master", "/var/lib/up-master-shop"
 DROP_INS = "/etc/systemd/system"
 UNIT, SOCKET = "up-master.service", "up-master.socket"
 UNITS = (UNIT, SOCKET, "up-master@shop.service", "up-master@shop.socket")
+
+
+def open_text(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+# Read here: in the machine the sources may not be seen.
+MANUAL, STRICT = open_text(f"{SOURCE}/docs/systemd.md"), open_text(f"{SOURCE}/docs/strict.conf")
 
 
 # ---- Before the machine starts ----
@@ -51,6 +60,9 @@ def install(root):
         # Other prefixes than /usr and /usr/local are not searched.
         if "/systemd/system/" in path and not path.startswith(("/usr/lib/", "/usr/local/lib/", "/lib/")):
             os.symlink(path, root + DROP_INS + "/" + os.path.basename(path))
+    # The leak check of a sanitizer attaches to its process, which the sandbox does not let it.
+    write(root + "/etc/systemd/system.conf.d/test.conf",
+          "[Manager]\nDefaultEnvironment=ASAN_OPTIONS=detect_leaks=0:abort_on_error=1\n")
     os.makedirs(root + SHOP)
     for name in ("fixture-a.so", "fixture-b.so"):
         shutil.copy(f"{BUILD}/test/workers/{name}", root + SHOP)
@@ -99,15 +111,14 @@ def configure(config, name="up-master"):
     write(f"{ETC}/{name}.json", config if isinstance(config, str) else json.dumps(config))
 
 
-def drop_in(unit, *lines, section="Service"):
-    write(f"{DROP_INS}/{unit}.d/test.conf", "\n".join([f"[{section}]", *lines, ""]))
+def drop_in(unit, *lines):
+    write(f"{DROP_INS}/{unit}.d/test.conf", "\n".join(["[Service]", *lines, ""]))
     systemctl("daemon-reload")
 
 
 def documented(name):
     """The drop-in of docs/systemd.md that begins with the comment "# NAME"."""
-    with open(SOURCE + "/docs/systemd.md", encoding="utf-8") as file:
-        blocks = re.findall(r"^```ini\n(.*?)^```$", file.read(), re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```ini\n(.*?)^```$", MANUAL, re.DOTALL | re.MULTILINE)
     found = [block for block in blocks if block.startswith(f"# {name}\n")]
     equal(len(found), 1, "examples in docs/systemd.md named", name)
     return found[0]
@@ -196,7 +207,10 @@ def fresh():
                  *glob.glob("/var/lib/private/up-master*")):
         shutil.rmtree(path, ignore_errors=True)
     for path in glob.glob("/etc/default/up-master*") + glob.glob("/var/lib/up-master*"):
-        os.unlink(path)
+        if os.path.islink(path) or not os.path.isdir(path):
+            os.unlink(path)
+        else:
+            shutil.rmtree(path)
     os.makedirs("/var/lib/private", 0o700, exist_ok=True)
     for path in (STATE, SHOP_STATE):
         # As systemd makes it for a user of its own.
@@ -377,9 +391,10 @@ def restart_behind_a_socket_unit_refuses_nobody():
         response = client.response()
         check(response.status == 200 and b"version=b" in response.body, response)
     # The socket's own settings can be changed too.
-    drop_in(SOCKET, "ListenStream=", "ListenStream=127.0.0.1:8080", section="Socket")
+    write(f"{DROP_INS}/{SOCKET}.d/socket.conf", documented("socket.conf"))
+    systemctl("daemon-reload")
     systemctl("restart", SOCKET)
-    with Client(8080) as client:
+    with Client(80) as client:
         check("version=b" in facts(client))
     systemctl("disable", "--quiet", SOCKET)
 
@@ -505,7 +520,7 @@ for directory in "$STATE_DIRECTORY" "$LOGS_DIRECTORY" "$HOME" . /tmp /var/tmp; d
 	echo yes >"$directory/written" && echo "writes $directory"
 done
 for directory in /etc /srv/shop /usr /var /run; do
-	: >"$directory/written" && echo "must not write $directory"
+	(echo >"$directory/written") && echo "must not write $directory"
 done
 mkfifo /tmp/fifo && echo fifo
 grep -q MemTotal /proc/meminfo && echo meminfo
@@ -542,7 +557,7 @@ def sandbox_lets_applications_work_and_no_more():
 
 @case
 def strict_drop_in_serves_hello():
-    write(f"{DROP_INS}/{UNIT}.d/strict.conf", open_text(f"{SOURCE}/docs/strict.conf"))
+    write(f"{DROP_INS}/{UNIT}.d/strict.conf", STRICT)
     systemctl("daemon-reload")
     systemctl("start", UNIT)
     with Client(PORT) as client:
@@ -554,11 +569,6 @@ def strict_drop_in_serves_hello():
     systemctl("restart", UNIT)
     with Client(PORT) as client:
         check("version=a" in facts(client))
-
-
-def open_text(path):
-    with open(path, encoding="utf-8") as file:
-        return file.read()
 
 
 @case
@@ -591,7 +601,9 @@ def user_of_a_site_is_used():
 def workers_of_a_root_master_have_a_user():
     write(f"{DROP_INS}/{UNIT}.d/root.conf", documented("root.conf"))
     systemctl("daemon-reload")
-    configure({**APP, "user": "nobody", "listen": "127.0.0.1:3000"})
+    os.mkdir(f"{STATE}/notes")
+    os.chmod(f"{STATE}/notes", 0o777)
+    configure({"app": [f"{SHOP}/app.so", "notes"], "user": "nobody", "workers": 2})
     systemctl("start", UNIT)
     with Client(PORT) as client:
         systemctl("reload", UNIT)
@@ -610,14 +622,14 @@ def workers_of_a_root_master_have_a_user():
 @case
 def scores_are_printed():
     scores = {}
-    for name, text in (("units", None), ("strict.conf", open_text(f"{SOURCE}/docs/strict.conf"))):
+    for name, text in (("units", None), ("strict.conf", STRICT)):
         if text:
             write(f"{DROP_INS}/{UNIT}.d/strict.conf", text)
             systemctl("daemon-reload")
         said = must("systemd-analyze", "security", UNIT)
         scores[name] = float(re.search(r"Overall exposure level for \S+: ([0-9.]+)", said)[1])
         print(f"# exposure with {name}: {scores[name]}")
-    check(scores["units"] <= 2.5 and scores["strict.conf"] <= 1.0, scores)
+    check(scores["units"] <= 2.0 and scores["strict.conf"] <= 1.2, scores)
 
 
 def test():

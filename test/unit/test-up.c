@@ -1291,7 +1291,8 @@ static void aborted_response_is_500_or_cut(void **state)
 	assert_int_equal(ret->disposition, WIRE_CUT);
 	assert_int_equal(ret->status, 200);
 	assert_int_equal(ret->body_bytes, 5);
-	assert_int_equal(page_end(m, &b), 0);
+	/* It does not look whole. */
+	assert_true(ret->written < page_end(m, &b));
 	expect_event(m, "end /short 5\n");
 	lent_close(&a);
 	lent_close(&b);

@@ -10,6 +10,7 @@
  *     /die/interim        an interim response was sent
  *     /die/half           half of a response of known length was sent
  *     /die/open           a piece of a response whose length is not known
+ *     /die/last           the last byte of a response was sent, and up_end() not called
  *     /die/whole          a whole response was sent, and not yet reported
  */
 #include <fcntl.h>
@@ -93,6 +94,8 @@ bool fixture_die(struct up_request *request, const char *how)
 		half(request, SIZE);
 	else if (strcmp(how, "open") == 0)
 		half(request, UP_LENGTH_UNKNOWN);
+	else if (strcmp(how, "last") == 0)
+		half(request, SIZE / 2);
 	else if (strcmp(how, "whole") == 0)
 		up_respond(request, 200, "text/plain", "whole\n", 6), die();
 	else

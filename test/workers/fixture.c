@@ -183,8 +183,8 @@ static void block(const char *name)
 
 static void serve_spawn(struct up_request *request)
 {
-	char program[] = "tail", option[] = "-f", file[] = "/dev/null";
-	char *const arguments[] = { program, option, file, NULL };
+	char program[] = "sleep", seconds[] = "1000";
+	char *const arguments[] = { program, seconds, NULL };
 	char text[32];
 	pid_t pid;
 
@@ -231,7 +231,8 @@ static void upgraded(struct up_socket *socket, int happened, void *data)
 
 static void serve_upgrade(struct up_request *request)
 {
-	struct up_socket *socket;
+	/* Where the worker ends before it, it is not lost from sight: a leak checker would tell. */
+	static struct up_socket *socket;
 
 	up_add_field(request, "Connection", "Upgrade");
 	up_add_field(request, "Upgrade", "echo");

@@ -37,10 +37,11 @@ static void send_batch(int fd, uint32_t n_taken)
 
 static void *add(enum wire_type type, size_t len, int fd)
 {
-	void *record = wire_batch_add(&batch, type, 0, len, fd);
+	struct wire_record *record = wire_batch_add(&batch, type, 0, len, fd);
 
 	if (!record)
 		abort();
+	memset(record + 1, 0, len - sizeof(*record));
 	return record;
 }
 
