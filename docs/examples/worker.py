@@ -110,8 +110,9 @@ class Channel:
         read = written = status = 0
         client = socket.socket(fileno=fd)
         try:
-            # The end of a chunked body is not looked for here, so the connection can't go on.
-            keep = flags & KEEP_ALIVE and body != BODY_CHUNKED
+            # The end of a chunked body is not looked for here, so the connection can't go on; nor
+            # where bytes came behind the wish to upgrade, which is declined.
+            keep = flags & KEEP_ALIVE and body != BODY_CHUNKED and ahead_len <= body_len
             if flags & EXPECT and body != BODY_CHUNKED:
                 written += self.write(client, b"HTTP/1.1 100 Continue\r\n\r\n")
             if body != BODY_CHUNKED:

@@ -127,7 +127,7 @@ enum up_end {
 	UP_END_GONE = 1,      /* the client reset the connection or left */
 	UP_END_TIMEOUT = 2,   /* the client was too slow in sending or in reading */
 	UP_END_BAD_BODY = 3,  /* the client's body was malformed */
-	UP_END_CANCELLED = 4, /* the master took the request back */
+	UP_END_CANCELLED = 4, /* the master took the request back, or ends this process */
 	UP_END_ABORTED = 5,   /* up_abort(), a content shorter than its length, or no memory */
 };
 /*

@@ -8,19 +8,23 @@
 
 extern char **environ;
 
+/* In one piece, so that what unsetenv(3) takes out of the array later is not lost memory. */
 static char **copy_strings(char *const strings[])
 {
-	size_t n = 0;
-	char **copy;
+	size_t n = 0, len = 0;
+	char **copy, *at;
 
-	while (strings[n])
-		n++;
-	copy = calloc(n + 1, sizeof(*copy));
-	for (size_t i = 0; copy && i < n; i++) {
-		copy[i] = strdup(strings[i]);
-		if (!copy[i])
-			return NULL;
+	for (; strings[n]; n++)
+		len += strlen(strings[n]) + 1;
+	copy = malloc((n + 1) * sizeof(*copy) + len);
+	if (!copy)
+		return NULL;
+	at = (char *)(copy + n + 1);
+	for (size_t i = 0; i < n; i++) {
+		copy[i] = at;
+		at = stpcpy(at, strings[i]) + 1;
 	}
+	copy[n] = NULL;
 	return copy;
 }
 
@@ -41,8 +45,11 @@ void title_set(char ***argv, const char *title, const char *role)
 	char **environment = copy_strings(environ), **arguments = copy_strings(*argv);
 	char *text = NULL;
 
-	if (!environment || !arguments || asprintf(&text, "%s %s", title, role) < 0)
+	if (!environment || !arguments || asprintf(&text, "%s %s", title, role) < 0) {
+		free(environment);
+		free(arguments);
 		return;
+	}
 	environ = environment;
 	*argv = arguments;
 	memset(start, 0, (size_t)(end - start));

@@ -119,11 +119,12 @@ struct wire_lend {
 	struct wire_record record;
 	uint64_t request_id; /* unique per I/O thread, never 0 */
 	uint64_t connection_id;
-	uint64_t complete_us; /* CLOCK_MONOTONIC when the head was complete */
-	uint64_t body_len;    /* WIRE_BODY_LENGTH: of the whole body, else 0 */
-	uint32_t slot;	      /* in the channel's page */
-	uint32_t head_len;    /* up to and with the empty line; checked as http.h says */
-	uint32_t ahead_len;   /* body bytes read behind it: never past the end of a known length */
+	uint64_t complete_us;	 /* CLOCK_MONOTONIC when the head was complete */
+	uint64_t body_len;	 /* WIRE_BODY_LENGTH: of the whole body, else 0 */
+	uint32_t slot;		 /* in the channel's page */
+	uint32_t head_len;	 /* up to and with the empty line; checked as http.h says */
+	uint32_t ahead_len;	 /* body bytes read behind it: never past the end of a known length;
+				    with WIRE_LEND_UPGRADE and without a body, all that was read */
 	uint32_t set_fields_len; /* lines that replace the fields of the same name; an empty value
 				    removes */
 	uint32_t add_fields_len; /* lines for the response head */

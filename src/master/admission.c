@@ -6,6 +6,7 @@ void admission_init(struct admission *admission, unsigned queue_max)
 {
 	atomic_init(&admission->turn, 0);
 	atomic_init(&admission->n_waiting, 0);
+	atomic_init(&admission->n_granted, 0);
 	atomic_init(&admission->unlimited, true);
 	atomic_init(&admission->queue_max, queue_max);
 	pthread_mutex_init(&admission->lock, NULL);
@@ -86,6 +87,8 @@ void admission_leave(struct admission *admission, struct place *place)
 	was_granted = place->where == PLACE_GRANTED;
 	if (place->where == PLACE_IN_LINE)
 		atomic_fetch_sub(&admission->n_waiting, 1);
+	if (was_granted)
+		atomic_fetch_sub(&admission->n_granted, 1);
 	list_remove(&place->link);
 	place->where = PLACE_NOWHERE;
 	pthread_mutex_unlock(&admission->lock);
@@ -106,6 +109,7 @@ void admission_grant(struct admission *admission, unsigned n)
 			break;
 		place = container_of(first, struct place, link);
 		atomic_fetch_sub(&admission->n_waiting, 1);
+		atomic_fetch_add(&admission->n_granted, 1);
 		was_empty = list_empty(&place->end->granted);
 		list_append(&place->end->granted, first);
 		place->where = PLACE_GRANTED;
@@ -125,6 +129,7 @@ struct place *admission_next_granted(struct admission *admission, struct line_en
 	if (first) {
 		place = container_of(first, struct place, link);
 		place->where = PLACE_NOWHERE;
+		atomic_fetch_sub(&admission->n_granted, 1);
 	}
 	pthread_mutex_unlock(&admission->lock);
 	return place;

@@ -48,6 +48,7 @@ struct place {
 struct admission {
 	_Atomic unsigned turn;
 	_Atomic unsigned n_waiting; /* == length of line */
+	_Atomic unsigned n_granted; /* == lengths of the granted lists together */
 	_Atomic bool unlimited;	    /* a generation is booting: nobody is refused */
 	_Atomic unsigned queue_max;
 	pthread_mutex_t lock;
@@ -75,6 +76,13 @@ void admission_leave(struct admission *admission, struct place *place);
 void admission_grant(struct admission *admission, unsigned n);
 /* Takes the next granted place of this end, or NULL. On the thread of the end. */
 struct place *admission_next_granted(struct admission *admission, struct line_end *end);
+
+/* Whether somebody was there before: a new request does not overtake. Any thread. */
+static inline bool admission_has_line(struct admission *admission)
+{
+	return atomic_load_explicit(&admission->n_waiting, memory_order_relaxed) > 0 ||
+	       atomic_load_explicit(&admission->n_granted, memory_order_relaxed) > 0;
+}
 
 static inline unsigned admission_n_waiting(struct admission *admission)
 {

@@ -101,12 +101,17 @@ static void wait_in_line(struct conn *conn)
 	refuse_busy(conn, "Too many requests are waiting.");
 }
 
-void conn_serve(struct conn *conn)
+static void serve(struct conn *conn, bool is_new)
 {
 	struct request *request = conn->request;
+	struct round *round = &conn->conns->round;
 	struct loan_terms terms = terms_of(conn);
-	int r = round_lend(&conn->conns->round, &request->loan, &terms);
+	int r = -EAGAIN;
 
+	/* In order: a new request goes behind those who wait, also where a seat is free just now.
+	 */
+	if (!is_new || !admission_has_line(round->admission))
+		r = round_lend(round, &request->loan, &terms);
 	if (r == -EAGAIN) {
 		wait_in_line(conn);
 		return;
@@ -125,8 +130,18 @@ void conn_serve(struct conn *conn)
 	conn_enter(conn, CONN_LENT);
 }
 
+void conn_serve(struct conn *conn)
+{
+	serve(conn, true);
+}
+
 void conn_queue_timeout(struct conn *conn)
 {
+	/* While a generation is not complete nobody is refused; the place in line stays. */
+	if (atomic_load(&conn->conns->round.admission->unlimited)) {
+		conn_enter(conn, CONN_WAITING);
+		return;
+	}
 	round_leave(&conn->conns->round, &conn->request->place);
 	refuse_busy(conn, "No worker became free in time.");
 }
@@ -148,6 +163,17 @@ static void finish(struct conn *conn)
 	latency_add(&thread->counters.latency, thread->now_us - conn->request->complete_us);
 }
 
+/* Whether the next request can follow: what is left of a body must not be taken for one. */
+static bool is_over(const struct request *request, const struct wire_return *ret)
+{
+	if (!request->head.keep_alive)
+		return false;
+	if (request->head.body == HTTP_BODY_NONE)
+		return ret->read == 0;
+	return request->head.body == HTTP_BODY_CHUNKED ||
+	       request_body_left(request, ret->read) == 0;
+}
+
 /* What the worker read behind the request is the begin of the next one. */
 static bool take_surplus(struct conn *conn, const struct wire_return *ret)
 {
@@ -156,17 +182,9 @@ static bool take_surplus(struct conn *conn, const struct wire_return *ret)
 	if (ret->surplus_len == 0)
 		return true;
 	/* Behind any other body it had no business to read. */
-	if (request->head.body != HTTP_BODY_CHUNKED || conn->input)
+	if ((request->head.body != HTTP_BODY_CHUNKED && !request->head.upgrade) || conn->input)
 		return false;
 	return conn_put_input(conn, wire_return_surplus(ret), ret->surplus_len) == 0;
-}
-
-static void unserved(struct conn *conn)
-{
-	if (++conn->request->n_unserved < UNSERVED_MAX)
-		conn_serve(conn);
-	else
-		refuse_busy(conn, "No worker has room.");
 }
 
 /*
@@ -180,6 +198,18 @@ static void cut(struct conn *conn)
 	if (conn->request->head.http_minor == 0)
 		setsockopt(conn->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
 	conn_close(conn);
+}
+
+static void unserved(struct conn *conn, const struct wire_return *ret)
+{
+	if (ret->written > 0 || ret->read > 0) {
+		/* It did touch the socket: another answer would be spliced into this one. */
+		counter_add(&conn->conns->thread->counters.n_failed, 1);
+		cut(conn);
+	} else if (++conn->request->n_unserved < UNSERVED_MAX)
+		serve(conn, false);
+	else
+		refuse_busy(conn, "No worker has room.");
 }
 
 static void cancelled(struct conn *conn, const struct wire_return *ret)
@@ -203,22 +233,26 @@ static void on_return(struct loan *loan, const struct wire_return *ret)
 		conn->written += ret->written;
 		conn->read += ret->read;
 	}
+	/* What was upgraded is no HTTP any more: nothing can follow. */
+	if (loan->detached && ret->disposition != WIRE_CUT && ret->disposition != WIRE_GONE) {
+		conn_linger(conn);
+		return;
+	}
 	switch (ret->disposition) {
 	case WIRE_KEEP:
 		finish(conn);
-		if (loan->detached || !take_surplus(conn, ret))
+		if (!is_over(request, ret) || !take_surplus(conn, ret))
 			conn_linger(conn);
 		else
 			conn_next(conn);
 		break;
 	case WIRE_CLOSE:
 	case WIRE_BAD_BODY:
-		if (!loan->detached)
-			finish(conn);
+		finish(conn);
 		conn_linger(conn);
 		break;
 	case WIRE_UNSERVED:
-		unserved(conn);
+		unserved(conn, ret);
 		break;
 	case WIRE_CANCELLED:
 		cancelled(conn, ret);
@@ -243,7 +277,7 @@ static void on_detached(struct loan *loan, const struct wire_return *ret)
 
 static void on_refused(struct loan *loan)
 {
-	conn_serve(request_of(loan)->conn);
+	serve(request_of(loan)->conn, false);
 }
 
 /* ---- A worker that died ---- */
@@ -273,10 +307,10 @@ static void act_on(struct conn *conn, enum verdict what, uint64_t left)
 	case VERDICT_REPLAY:
 		conn->request->n_replays++;
 		counter_add(&thread->counters.n_replayed, 1);
-		conn_serve(conn);
+		serve(conn, false);
 		break;
 	case VERDICT_AGAIN:
-		conn_serve(conn);
+		serve(conn, false);
 		break;
 	case VERDICT_COMPLETE:
 		completed(conn, left);
@@ -337,7 +371,7 @@ const struct loan_ops serve_loan_ops = {
 static void on_granted(void *data, struct place *place)
 {
 	(void)data;
-	conn_serve(container_of(place, struct request, place)->conn);
+	serve(container_of(place, struct request, place)->conn, false);
 }
 
 static void on_broken(void *data, struct seat *seat, const char *why)

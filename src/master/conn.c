@@ -216,6 +216,13 @@ static void expire(struct conn *conn)
 	case CONN_IDLE:
 		hang_up(conn);
 		break;
+	case CONN_ANSWERING:
+		/* Closing while it sends would take the answer from it. */
+		if (!conn->output) {
+			conn_linger(conn);
+			break;
+		}
+		/* fall through */
 	default:
 		conn_close(conn);
 	}
@@ -304,10 +311,14 @@ void conn_answer(struct conn *conn, unsigned status, const char *text, uint64_t 
 {
 	const struct request *request = conn->request;
 	bool is_head = request && request_is_head(request);
+	/* Nobody asked for the body: whether it or the next request follows only the client knows.
+	 */
+	bool unasked = request && request->head.expect_continue && left > 0 &&
+		       left == request->head.body_len;
 	char answer[512];
 	int len;
 
-	conn->keep = request && request->head.keep_alive && left <= DRAIN_BYTES_MAX &&
+	conn->keep = request && request->head.keep_alive && left <= DRAIN_BYTES_MAX && !unasked &&
 		     !conn->conns->stopping;
 	conn->drain_left = left;
 	len = snprintf(answer, sizeof(answer),
@@ -375,7 +386,9 @@ static size_t ahead_len(const struct http_head *head, size_t behind)
 {
 	switch (head->body) {
 	case HTTP_BODY_NONE:
-		return 0;
+		/* A client may speak the new protocol at once; where the worker declines, what
+		 * came is a request and the worker returns it. */
+		return head->upgrade ? behind : 0;
 	case HTTP_BODY_LENGTH:
 		return behind < head->body_len ? behind : (size_t)head->body_len;
 	default:
@@ -514,6 +527,11 @@ static void receive_head(struct conn *conn)
 		}
 		buf = conn->input->data + conn->input->len;
 		room = conn->input->room - conn->input->len;
+		/* What is behind the head travels with it, or comes back as surplus: both have an
+		 * end.
+		 */
+		if (room > THREAD_SCRATCH_BYTES)
+			room = THREAD_SCRATCH_BYTES;
 	}
 	n = recv(conn->fd, buf, room, MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))

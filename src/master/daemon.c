@@ -534,13 +534,16 @@ static int set_up(struct daemon *daemon)
 
 static void clean_up(struct daemon *daemon)
 {
+	/* All of them first: they use the listeners, and write to each other. */
+	for (unsigned i = 0; i < daemon->n_ios; i++)
+		io_halt(&daemon->ios[i]);
+	for (unsigned i = 0; i < daemon->n_ios; i++)
+		io_fini(&daemon->ios[i]);
+	free(daemon->ios);
 	list_each (at, &daemon->listeners)
 		listener_close(container_of(at, struct listener, link));
 	list_each (at, &daemon->new_listeners)
 		listener_close(container_of(at, struct listener, link));
-	for (unsigned i = 0; i < daemon->n_ios; i++)
-		io_fini(&daemon->ios[i]);
-	free(daemon->ios);
 	control_free(daemon->control);
 	signals_close(&daemon->signals);
 	ev_timer_stop(daemon->loop, &daemon->stop_timer);

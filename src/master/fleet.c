@@ -175,12 +175,16 @@ static void drain(struct fleet *fleet, struct worker *worker)
 {
 	const struct generation *generation = generation_of(fleet, worker->generation);
 
-	if (worker->state == WORKER_STARTING) {
+	/* One whose generation does not serve was lent nothing, and no channel tells it to end. */
+	if (worker->state == WORKER_STARTING ||
+		(worker->state == WORKER_READY && !generation->switched)) {
 		worker->state = WORKER_DRAINING;
 		worker_kill(worker);
 	} else if (worker->state == WORKER_READY) {
 		worker->state = WORKER_DRAINING;
-		set_deadline(worker, (double)generation->config->worker_timeout_ms / 1000.);
+		/* One that hangs has less time than that, and it runs already. */
+		if (!worker->terminated)
+			set_deadline(worker, (double)generation->config->worker_timeout_ms / 1000.);
 	}
 }
 
@@ -303,7 +307,8 @@ static void check_boot(struct fleet *fleet, struct generation *generation)
 	bool now = generation->config->switch_when == CONFIG_SWITCH_FIRST ||
 		   fleet->serving == NULL || all_decided(generation);
 
-	if (!generation->switched && generation->n_ready > 0 && now)
+	/* One that became ready and has died since can't take over. */
+	if (!generation->switched && count(fleet, generation, WORKER_READY) > 0 && now)
 		switch_to(fleet, generation);
 	/* The old ones take no request when every thread has said so, not before. */
 	if (generation->switched && !generation->confirmed && fleet->n_rounds_open == 0) {
@@ -312,10 +317,14 @@ static void check_boot(struct fleet *fleet, struct generation *generation)
 	}
 	if (!all_decided(generation))
 		return;
-	if (generation->n_ready == 0)
+	if (!generation->switched) {
+		if (generation->n_ready > 0)
+			generation_fail(generation, 0, true,
+				"every worker that became ready ended before the switch", "");
 		finish_boot(fleet, generation, false);
-	else if (generation->confirmed && fleet->n_rounds_open == 0)
+	} else if (generation->confirmed && fleet->n_rounds_open == 0) {
 		finish_boot(fleet, generation, true);
+	}
 }
 
 static void check_scalings(struct fleet *fleet)
@@ -490,6 +499,20 @@ static void relief_failed(
 		atomic_load(&spent->seat.n_requests) + generation->config->max_requests);
 }
 
+/* The one that was to relieve it takes its place: nobody else is needed. */
+static bool has_successor(struct fleet *fleet, const struct worker *worker)
+{
+	list_each (at, &fleet->workers) {
+		struct worker *successor = container_of(at, struct worker, link);
+
+		if (successor->replaces != worker->id || successor->state != WORKER_STARTING)
+			continue;
+		successor->replaces = 0;
+		return true;
+	}
+	return false;
+}
+
 static void on_dead(struct worker *worker)
 {
 	struct fleet *fleet = worker->owner;
@@ -513,7 +536,8 @@ static void on_dead(struct worker *worker)
 	}
 	if (before == WORKER_STARTING && worker->replaces)
 		relief_failed(fleet, worker, generation);
-	else if (before != WORKER_DRAINING && !failed_as_a_whole(generation))
+	else if (before != WORKER_DRAINING && !failed_as_a_whole(generation) &&
+		 !has_successor(fleet, worker))
 		replace(fleet, worker, generation);
 	check_progress(fleet);
 }
@@ -528,8 +552,10 @@ void fleet_on_broken(struct fleet *fleet, struct seat *seat, const char *why)
 	struct worker *worker = container_of(seat, struct worker, seat);
 
 	(void)fleet;
+	if (worker->state == WORKER_DEAD || worker->broken)
+		return;
 	/* One that ends as it was told closes its channels first. */
-	if (worker->state == WORKER_DEAD || worker->state == WORKER_DRAINING || worker->broken)
+	if (worker->state == WORKER_DRAINING && strcmp(why, LENDER_CLOSED) == 0)
 		return;
 	worker->broken = true;
 	/* Usually it is dying, and its pidfd will say how. A channel that closes early is no death.
@@ -779,6 +805,10 @@ static void scale_down(struct fleet *fleet, struct generation *generation, unsig
 		if (!worker)
 			return;
 		drain(fleet, worker);
+		/* With a successor goes the one that it was to relieve: they have one place. */
+		worker = worker_of(fleet, worker->replaces);
+		if (worker)
+			drain(fleet, worker);
 	}
 }
 

@@ -91,5 +91,5 @@ void fleet_stop(struct fleet *fleet);
 void fleet_kill(struct fleet *fleet);
 /* A worker has served --max-requests: another takes its place as soon as it is ready. */
 void fleet_on_spent(struct fleet *fleet, struct seat *seat);
-/* A worker's channel broke: it is killed, unless it was on its way out. */
+/* A worker's channel broke: it is killed, unless it was on its way out and just closed it. */
 void fleet_on_broken(struct fleet *fleet, struct seat *seat, const char *why);

@@ -344,12 +344,33 @@ static struct acceptor *find_acceptor(struct io *io, const struct listener *list
 	return NULL;
 }
 
-/* Closing a listener resets those that wait in its queue; an inherited one goes on elsewhere. */
+static void shutdown_unix(int fd)
+{
+	int domain = 0;
+	socklen_t len = sizeof(domain);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX)
+		shutdown(fd, SHUT_RD);
+}
+
+/*
+ * Closing a listener resets those that wait in its queue; an inherited one goes on elsewhere. It is
+ * closed here and at once, so that nobody comes between the last look and the close. A UNIX socket
+ * that is shut down takes nobody new and still gives out its queue.
+ */
 static void stop_accepting(struct acceptor *acceptor)
 {
-	if (!acceptor->listener->inherited)
-		accept_some(acceptor, UINT32_MAX, true);
+	struct listener *listener = acceptor->listener;
+	int *fd = &listener->fds[listener->n_fds > 1 ? acceptor->io->thread.id : 0];
+
+	if (listener->inherited) {
+		acceptor_free(acceptor);
+		return;
+	}
+	shutdown_unix(*fd);
+	accept_some(acceptor, UINT32_MAX, true);
 	acceptor_free(acceptor);
+	fd_close(fd);
 }
 
 static void unlisten_run(struct mail *mail)
@@ -568,9 +589,20 @@ int io_start(struct io *io)
 	return thread_start(&io->thread);
 }
 
-void io_fini(struct io *io)
+void io_halt(struct io *io)
 {
 	thread_stop(&io->thread);
+}
+
+/* Nobody accepts any more, and the other threads may have been freed already. */
+static void on_cut(void *data)
+{
+	(void)data;
+}
+
+void io_fini(struct io *io)
+{
+	io->conns.on_closed = on_cut;
 	free(io->stop_order);
 	io->stop_order = NULL;
 	list_each (at, &io->probes)

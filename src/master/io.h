@@ -52,7 +52,9 @@ int io_init(struct io *io, unsigned id, const struct settings *settings,
 	struct mailbox *control, void (*on_broken)(void *data, struct seat *seat, const char *why),
 	void *data);
 int io_start(struct io *io);
-/* Ends the thread, closes every connection, and frees. */
+/* Ends the thread. */
+void io_halt(struct io *io);
+/* All threads have been halted: closes every connection, and frees. */
 void io_fini(struct io *io);
 
 typedef void io_done(void *data, int result);

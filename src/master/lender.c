@@ -380,21 +380,24 @@ static const char *take_message(struct lender *lender)
 /* Reads up to n messages. Returns whether there may be more. */
 static bool receive(struct lender *lender, unsigned n)
 {
-	bool was_open = lender_open(lender);
 	const char *why = NULL;
 	int r = WIRE_MESSAGE;
 
 	while (!why && n-- > 0 &&
-		(r = wire_receive(lender->fd, &lender->thread->inbox)) == WIRE_MESSAGE)
+		(r = wire_receive(lender->fd, &lender->thread->inbox)) == WIRE_MESSAGE) {
+		/* For each message: what one of them brings back may close it again. */
+		bool was_open = lender_open(lender);
+
 		why = take_message(lender);
+		if (!why && !was_open && lender_open(lender))
+			lender->ops->on_opened(lender->data, lender);
+	}
 	if (r == WIRE_EOF)
 		why = LENDER_CLOSED;
 	else if (r < 0 && r != -EAGAIN)
 		why = strerror(-r);
 	if (why)
 		break_off(lender, why);
-	else if (!was_open && lender_open(lender))
-		lender->ops->on_opened(lender->data, lender);
 	return r == WIRE_MESSAGE && !why;
 }
 

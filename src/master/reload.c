@@ -65,6 +65,7 @@ static void note_result(
 	struct daemon *daemon, bool ok, unsigned generation, const char *error, double duration_ms)
 {
 	struct reload_result *last = &daemon->last_reload;
+	char text[2048];
 
 	daemon->n_reloads++;
 	daemon->n_reloads_failed += !ok;
@@ -72,7 +73,8 @@ static void note_result(
 	last->known = true;
 	last->ok = ok;
 	last->generation = generation;
-	last->error = error ? strdup(error) : NULL;
+	/* A path in it need not be UTF-8, and one such string would void the whole status. */
+	last->error = error ? strdup(log_escape(text, sizeof(text), error, strlen(error))) : NULL;
 	last->duration_ms = duration_ms;
 }
 

@@ -27,6 +27,8 @@ void signals_block(void)
 	handled(&set);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	/* Ignored, as some start their children, it would have the kernel reap the workers. */
+	signal(SIGCHLD, SIG_DFL);
 }
 
 static void read_cb(struct ev_loop *loop, ev_io *watcher, int events)

@@ -5,9 +5,11 @@
  */
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "master/daemon.h"
+#include "master/log.h"
 
 const char *daemon_state_name(enum daemon_state state)
 {
@@ -150,9 +152,12 @@ static json_t *listeners(const struct daemon *daemon)
 
 	list_each (at, (struct list *)&daemon->listeners) {
 		const struct listener *listener = container_of(at, struct listener, link);
+		char address[512];
 
-		json_array_append_new(list, json_pack("{s:s, s:b}", "address", listener->address,
-						    "inherited", listener->inherited));
+		/* A UNIX path need not be UTF-8. */
+		log_escape(address, sizeof(address), listener->address, strlen(listener->address));
+		json_array_append_new(list, json_pack("{s:s, s:b}", "address", address, "inherited",
+						    listener->inherited));
 	}
 	return list;
 }

@@ -72,7 +72,8 @@ uint64_t body_left(const struct http_head *head, uint64_t have)
 {
 	switch (head->body) {
 	case HTTP_BODY_NONE:
-		return 0;
+		/* What is behind the head of an upgrade is not ours to understand. */
+		return have == 0 ? 0 : UINT64_MAX;
 	case HTTP_BODY_LENGTH:
 		return have <= head->body_len ? head->body_len - have : UINT64_MAX;
 	default:

@@ -21,6 +21,8 @@
 #define MODULE_FD 4
 /* Descriptors given to a child are first moved above all numbers that the child will have. */
 #define SAFE_FD 16
+/* Messages of a worker read at once; more than a socket with default buffers holds. */
+#define MESSAGES_MAX 300
 
 extern char **environ;
 
@@ -318,6 +320,7 @@ static void pid_cb(struct ev_loop *loop, ev_io *watcher, int events)
 	if (waitid(P_PIDFD, (id_t)worker->pid_fd, &info, WEXITED | WNOHANG) < 0 || info.si_pid == 0)
 		return;
 	ev_io_stop(loop, &worker->pid_watcher);
+	worker->ended = true;
 	/* Its last words came before its end. */
 	if (worker->control_fd >= 0)
 		control_cb(loop, &worker->control_watcher, EV_READ);
@@ -334,7 +337,10 @@ static void take_record(struct worker *worker, const struct wire_record *record)
 
 	switch (record->type) {
 	case WIRE_READY:
-		worker->ops->on_ready(worker);
+		/* Once; and a dead one is not ready, even if it said so with its last breath. */
+		if (!worker->said_ready && !worker->ended)
+			worker->ops->on_ready(worker);
+		worker->said_ready = true;
 		break;
 	case WIRE_PONG:
 		worker->ping_us = 0;
@@ -366,12 +372,15 @@ static void control_cb(struct ev_loop *loop, ev_io *watcher, int events)
 	struct worker *worker = container_of(watcher, struct worker, control_watcher);
 	const struct wire_record *record;
 	struct wire_inbox inbox;
-	int r, error = 0;
+	int r = -EAGAIN, error = 0;
+	unsigned n = 0;
 
 	(void)loop, (void)events;
 	if (wire_inbox_init(&inbox) < 0)
 		return;
-	while ((r = wire_receive(worker->control_fd, &inbox)) == WIRE_MESSAGE) {
+	/* So many in a turn: one that floods must not hold up the control thread. */
+	while (n++ < MESSAGES_MAX &&
+		(r = wire_receive(worker->control_fd, &inbox)) == WIRE_MESSAGE) {
 		while ((record = wire_next(&inbox, &error)))
 			take_record(worker, record);
 		if (inbox.n_fds > 0 || inbox.fds_lost)
@@ -380,7 +389,7 @@ static void control_cb(struct ev_loop *loop, ev_io *watcher, int events)
 			break;
 	}
 	wire_inbox_fini(&inbox);
-	if (r == -EAGAIN && error == 0)
+	if ((r == -EAGAIN || r == WIRE_MESSAGE) && error == 0)
 		return;
 	if (error == -EPROTO || r == -EPROTO)
 		log_warn("worker %u (generation %u): sent a malformed message on its control "

@@ -59,6 +59,7 @@ struct worker {
 	ev_timer deadline;   /* to be ready; to have drained; to have obeyed SIGTERM */
 	uint64_t ping_us;    /* when the ping that is not answered was sent; 0: none */
 	/* private */
+	bool said_ready, ended;
 	struct ev_loop *loop;
 	const struct worker_ops *ops;
 	int pid_fd, control_fd;

@@ -127,7 +127,11 @@ bool body_hold(struct up_request *request)
 	if (!copy)
 		return false;
 	memcpy(copy, request->in, request->in_len);
-	free(request->held);
+	/* It may be from its piece that the application is answering. */
+	if (request->body_inside && !request->held_before)
+		request->held_before = request->held;
+	else
+		free(request->held);
 	request->held = copy;
 	request->in = copy;
 	request->in_borrowed = false;
@@ -351,7 +355,9 @@ static void collect_piece(struct up_request *r, const void *bytes, size_t len, v
 		buf_bytes(all)[buf_len(all)] = '\0';
 		r->on_collected(r, buf_bytes(all), buf_len(all), r->collect_data);
 	} else if (len > r->collect_max - buf_len(all)) {
-		up_respond(r, 413, "text/plain", "content too large\n", 18);
+		/* Where a response has begun, only the end of the connection is left to say it. */
+		if (up_respond(r, 413, "text/plain", "content too large\n", 18) < 0)
+			up_abort(r);
 	} else if (buf_reserve(all, len + 1)) {
 		buf_add(all, bytes, len);
 	} else {

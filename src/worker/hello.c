@@ -115,7 +115,11 @@ static void serve_bytes(struct up_request *request, struct hello *hello, uint64_
 		up_respond(request, 500, NULL, NULL, 0);
 		return;
 	}
-	*bytes = (struct bytes){ .hello = hello, .left = n };
+	/* To HEAD nothing is sent, so that nothing would ever stop the loop over what is left. */
+	*bytes = (struct bytes){
+		.hello = hello,
+		.left = strcmp(up_method(request), "HEAD") == 0 ? 0 : n,
+	};
 	up_on_end(request, bytes_end, bytes);
 	up_on_writable(request, bytes_go_on, bytes);
 	up_add_field(request, "Content-Type", "application/octet-stream");

@@ -119,7 +119,7 @@ static gid_t find_group(const char *name)
 }
 
 /* *out_name: for initgroups(3), or NULL where the number has no name. */
-static uid_t find_user(const char *text, const char **out_name, gid_t *out_gid)
+static uid_t find_user(const char *text, bool has_group, const char **out_name, gid_t *out_gid)
 {
 	const struct passwd *user = getpwnam(text);
 	unsigned id;
@@ -128,6 +128,9 @@ static uid_t find_user(const char *text, const char **out_name, gid_t *out_gid)
 		*out_name = NULL;
 		*out_gid = getegid();
 		user = getpwuid(id);
+		if (!user && geteuid() == 0 && !has_group)
+			boot_failed(
+				"--user %s: has no name and so no group, give --group too", text);
 		if (!user)
 			return id;
 	}
@@ -161,7 +164,7 @@ static void drop_privileges(const struct host *host)
 	if (!host->user && !host->group)
 		return;
 	if (host->user)
-		uid = find_user(host->user, &name, &gid);
+		uid = find_user(host->user, host->group, &name, &gid);
 	if (host->group)
 		gid = find_group(host->group);
 	if (geteuid() == 0 || uid != geteuid() || gid != getegid())
@@ -218,11 +221,18 @@ static void *load(const char *path, bool has_fd)
 {
 	char by_fd[32], real[PATH_MAX];
 	const char *from = path;
+	ssize_t len;
 
 	if (has_fd && !is_same_file(path, MODULE_FD)) {
 		/* Replaced since: this worker gets what the others of its generation have. */
 		snprintf(by_fd, sizeof(by_fd), "/proc/self/fd/%d", MODULE_FD);
 		from = by_fd;
+		/* Where only a link has moved on, under its own name: libraries beside it are found
+		 * by $ORIGIN. */
+		len = readlink(by_fd, real, sizeof(real) - 1);
+		real[len > 0 ? len : 0] = '\0';
+		if (is_same_file(real, MODULE_FD))
+			from = real;
 	} else if (realpath(path, real)) {
 		/* Not a link's name: $ORIGIN is where the file is. And with a slash, or dlopen(3)
 		 * would search for it. */

@@ -80,6 +80,7 @@ static void request_release(struct up_request *r)
 	if (r->fields_indexed && r->field_at != r->field_inline)
 		free(r->field_at);
 	free(r->held);
+	free(r->held_before);
 	pool_give(r->worker, r);
 }
 

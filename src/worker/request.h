@@ -58,8 +58,9 @@ struct up_request {
 	/* The body: body.c. */
 	const uint8_t *in; /* input that has not been decoded: in data, held, scratch or sink */
 	size_t in_len;
-	uint8_t *held;	    /* allocated, or NULL */
-	uint64_t body_left; /* WIRE_BODY_LENGTH: bytes that have not been decoded */
+	uint8_t *held;	      /* allocated, or NULL */
+	uint8_t *held_before; /* likewise: the piece that the application looks at is in it */
+	uint64_t body_left;   /* WIRE_BODY_LENGTH: bytes that have not been decoded */
 	struct chunked chunked;
 	bool body_whole; /* its end has been decoded */
 	bool body_started, body_paused, body_told_end;

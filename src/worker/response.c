@@ -406,7 +406,7 @@ int up_begin(struct up_request *request, int status, uint64_t length)
 	add_head(request, &request->out, NULL, 0);
 	request->response = RESPONSE_BEGUN;
 	/* Known now; up_write() may send the last byte long before up_end() is called. */
-	if (length != UP_LENGTH_UNKNOWN && !request->chunked_out)
+	if (request->no_content || length != UP_LENGTH_UNKNOWN)
 		mark_end(request, request->no_content ? 0 : (size_t)length);
 	if (length == UP_LENGTH_UNKNOWN && request->half_closed)
 		deadline_start(&request->worker->departure_deadlines, &request->departure_deadline);
@@ -545,6 +545,8 @@ int up_end(struct up_request *request)
 		ADD_LITERAL(&request->out, "0\r\n\r\n");
 	}
 	request->response = RESPONSE_ENDED;
+	/* No longer endless: how long the client takes is for the send time-out. */
+	deadline_stop(&request->departure_deadline);
 	mark_end(request, 0);
 	return sent_last(request, request->blocked ? 1 : response_flush(request));
 }

@@ -233,6 +233,8 @@ static void socket_take(struct up_socket *s, struct up_request *r)
 	s->fd = fd_take(&r->fd);
 	s->out = r->out;
 	r->out = (struct buf){ 0 };
+	/* First: told of the end, the application may close the socket. */
+	channel_post(s->channel, &s->detached);
 	request_enter(r);
 	request_tell(r, UP_END_DONE);
 	request_forget(r);
@@ -263,9 +265,9 @@ int up_detach(struct up_request *request, struct up_socket **out_socket)
 		return -EPIPE;
 	}
 	*out_socket = s;
+	socket_enter(s);
 	socket_take(s, request);
-	channel_post(s->channel, &s->detached);
-	socket_settle(s);
+	socket_leave(s);
 	return 0;
 }
 

@@ -317,6 +317,8 @@ static int init_loop(struct up_worker *w)
 	if (!w->loop)
 		return -EIO;
 	ev_prepare_init(&w->prepare, prepare_cb);
+	/* After those of the application, which may answer in one. */
+	ev_set_priority(&w->prepare, EV_MINPRI);
 	ev_prepare_start(w->loop, &w->prepare);
 	ev_idle_init(&w->idle, idle_cb);
 	ev_signal_init(&w->term, term_cb, SIGTERM);
@@ -369,6 +371,10 @@ static void worker_fini(struct up_worker *w)
 	deadlines_fini(&w->departure_deadlines);
 	deadlines_fini(&w->close_deadlines);
 	poller_fini(&w->poller);
+	/* The loop is the application's too, and may go on. */
+	ev_prepare_stop(w->loop, &w->prepare);
+	ev_idle_stop(w->loop, &w->idle);
+	ev_signal_stop(w->loop, &w->term);
 	wire_inbox_fini(&w->inbox);
 	buf_fini(&w->out);
 	free(w->scratch);
@@ -391,12 +397,22 @@ static void say_boot_failed(struct up_worker *w, int app_result)
 	channel_flush(&w->control);
 }
 
+/* Only told: what becomes of their clients the master decides when this process is dead. */
+static void tell_unfinished(struct up_worker *w)
+{
+	for (unsigned i = 0; i < w->n_channels; i++)
+		for (uint32_t slot = 0; slot < w->channels[i].n_slots; slot++)
+			if (w->channels[i].lent[slot])
+				request_tell(w->channels[i].lent[slot], UP_END_CANCELLED);
+}
+
 static void worker_serve(struct up_worker *w)
 {
 	if (w->setup.assume_ready && !w->ready_deferred)
 		say_ready(w);
 	while (!w->ending && !is_done(w))
 		ev_run(w->loop, 0);
+	tell_unfinished(w);
 	if (w->on_shutdown)
 		w->on_shutdown(w, w->shutdown_data);
 }
