@@ -108,8 +108,7 @@ static void serve(struct conn *conn, bool is_new)
 	struct loan_terms terms = terms_of(conn);
 	int r = -EAGAIN;
 
-	/* In order: a new request goes behind those who wait, also where a seat is free just now.
-	 */
+	/* In order: a new request goes behind those who wait, even if a seat is free now. */
 	if (!is_new || !admission_has_line(round->admission))
 		r = round_lend(round, &request->loan, &terms);
 	if (r == -EAGAIN) {

@@ -311,8 +311,7 @@ void conn_answer(struct conn *conn, unsigned status, const char *text, uint64_t 
 {
 	const struct request *request = conn->request;
 	bool is_head = request && request_is_head(request);
-	/* Nobody asked for the body: whether it or the next request follows only the client knows.
-	 */
+	/* Nobody asked for the body: only the client knows what follows, it or a request. */
 	bool unasked = request && request->head.expect_continue && left > 0 &&
 		       left == request->head.body_len;
 	char answer[512];
@@ -527,9 +526,7 @@ static void receive_head(struct conn *conn)
 		}
 		buf = conn->input->data + conn->input->len;
 		room = conn->input->room - conn->input->len;
-		/* What is behind the head travels with it, or comes back as surplus: both have an
-		 * end.
-		 */
+		/* What is behind the head travels with it, or comes back: both have a limit. */
 		if (room > THREAD_SCRATCH_BYTES)
 			room = THREAD_SCRATCH_BYTES;
 	}

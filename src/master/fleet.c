@@ -16,7 +16,7 @@
 #define KILL_GRACE_S 5.
 #define BACKOFF_MIN_MS 1000
 #define BACKOFF_MAX_MS 30000
-#define PULSE_S 0.5
+#define PULSE_S 0.25
 /* Between two tries of --ready-path. */
 #define PROBE_S 0.2
 /* A worker that is silent for so long is passed over. */
@@ -108,6 +108,26 @@ unsigned fleet_n_ready(const struct fleet *fleet)
 
 /* ---- The round ---- */
 
+/* Whoever waits is called, as many as there are free places at the workers that serve. */
+static void call_the_line(struct fleet *fleet)
+{
+	unsigned n_free = 0;
+
+	list_each (at, &fleet->workers) {
+		const struct worker *worker = container_of(at, struct worker, link);
+		unsigned held = atomic_load(&worker->seat.n_held);
+
+		if (!fleet->serving || worker->generation != fleet->serving->number ||
+			worker->state != WORKER_READY || atomic_load(&worker->seat.suspect))
+			continue;
+		if (worker->seat.concurrency == 0)
+			n_free = admission_n_waiting(fleet->admission);
+		else if (held < worker->seat.concurrency)
+			n_free += worker->seat.concurrency - held;
+	}
+	admission_grant(fleet->admission, n_free);
+}
+
 static void on_round_confirmed(void *data, int result)
 {
 	struct round_change *change = data;
@@ -119,6 +139,8 @@ static void on_round_confirmed(void *data, int result)
 		return;
 	free(change);
 	fleet->n_rounds_open--;
+	/* Now, and not before: a thread that had changed already would let its own overtake. */
+	call_the_line(fleet);
 	check_progress(fleet);
 }
 
@@ -853,7 +875,7 @@ static void check_pulse(struct fleet *fleet, struct worker *worker)
 		log_warn("worker %u (generation %u): %s", worker->id, worker->generation,
 			suspect ? "does not answer, passed over until it does" : "answers again");
 		if (!suspect)
-			admission_grant(fleet->admission, admission_n_waiting(fleet->admission));
+			call_the_line(fleet);
 	}
 	if (silent_us < hang_us || worker->terminated)
 		return;

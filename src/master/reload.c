@@ -298,7 +298,9 @@ static void start(struct daemon *daemon)
 
 void reload_next(struct daemon *daemon)
 {
-	if (daemon->reload_wanted && daemon->state == DAEMON_RUNNING)
+	/* The first generation serves before its boot is over. */
+	if (daemon->reload_wanted && daemon->state == DAEMON_RUNNING &&
+		!fleet_is_booting(&daemon->fleet))
 		start(daemon);
 }
 

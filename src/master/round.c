@@ -280,7 +280,6 @@ int round_set(struct round *round, struct seat *const seats[], unsigned n_seats)
 		lender_retire(before[i]);
 	}
 	free(before);
-	admission_grant(round->admission, admission_n_waiting(round->admission));
 	return 0;
 }
 

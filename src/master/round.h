@@ -52,8 +52,8 @@ int round_add(struct round *round, struct seat *seat, int *take_fd, struct wire_
 	uint32_t n_slots);
 /*
  * From now on exactly these take new requests; those that were in the round and are not any more
- * are retired. Seats without a lender here are passed over. Returns 0 or -ENOMEM: then nothing
- * changed.
+ * are retired. Seats without a lender here are passed over. Those who wait in line are not called:
+ * the caller does that when every thread has changed. Returns 0 or -ENOMEM: then nothing changed.
  */
 int round_set(struct round *round, struct seat *const seats[], unsigned n_seats);
 /* The worker is dead: settles and frees its lender, wherever it is. */
