@@ -180,6 +180,13 @@ int up_respond(struct up_request *request, int status, const char *content_type,
 	size_t len);
 
 /*
+ * The same without any copy, for large content: the bytes stay the application's and must stay as
+ * they are until up_on_end() calls, or, where there is no such callback, for ever.
+ */
+int up_respond_borrowed(struct up_request *request, int status, const char *content_type,
+	const void *bytes, size_t len);
+
+/*
  * Adds a field to the head of the response. Framing is libup's: Content-Length, Transfer-Encoding,
  * Connection and Date are refused with -EINVAL (but Connection: Upgrade with 101, and
  * Connection: close, which is honoured), and so is a name or value that could not be sent as one.

@@ -14,7 +14,7 @@
 /* Messages received in one turn, so that a busy channel does not keep the others waiting. */
 #define MESSAGES_MAX 8
 /* Returns that leave before the turn is over: the master can go on with them meanwhile. */
-#define RETURNS_MAX 64
+#define RETURNS_MAX 256
 
 /* A record for a lend that no request was made of. */
 struct refusal {

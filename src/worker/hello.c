@@ -107,7 +107,8 @@ static void serve_bytes(struct up_request *request, struct hello *hello, uint64_
 		return;
 	}
 	if (n <= PATTERN_MAX) {
-		up_respond(request, 200, "application/octet-stream", hello->pattern, (size_t)n);
+		up_respond_borrowed(
+			request, 200, "application/octet-stream", hello->pattern, (size_t)n);
 		return;
 	}
 	bytes = malloc(sizeof(*bytes));

@@ -153,7 +153,7 @@ void request_tell(struct up_request *request, enum up_end how)
 
 void request_account(const struct up_request *request, struct wire_return *out)
 {
-	size_t kept = buf_len(&request->out);
+	size_t kept = response_pending(request);
 
 	memset(out, 0, sizeof(*out));
 	out->request_id = request->lend.request_id;
@@ -204,7 +204,7 @@ void request_forget(struct up_request *request)
 static bool is_cut(const struct up_request *request)
 {
 	return request->response == RESPONSE_BEGUN ||
-	       (request->response == RESPONSE_ENDED && buf_len(&request->out) > 0);
+	       (request->response == RESPONSE_ENDED && response_pending(request) > 0);
 }
 
 void request_return(struct up_request *request, enum wire_disposition disposition)

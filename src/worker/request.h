@@ -86,6 +86,10 @@ struct up_request {
 	uint64_t body_bytes;   /* of content, accepted */
 	uint64_t content_left; /* still to come, or UP_LENGTH_UNKNOWN */
 	bool chunked_out, until_close, no_content, keep_alive;
+	/* Content of the application's that follows `out`: up_respond_borrowed(). */
+	bool borrows;
+	const char *rest;
+	size_t rest_len;
 	bool app_close; /* up_add_field("Connection", "close") */
 	bool blocked;	/* the kernel took less than `out`: wait for EPOLLOUT */
 	bool tell_writable;
@@ -172,6 +176,8 @@ bool body_hold(struct up_request *request);
 /* Sends what is in `out`. Returns 0 when it is empty, 1 where some is left, or -errno: the client
  * is gone. */
 int response_flush(struct up_request *request);
+/* Bytes that were accepted and that the kernel has not taken. */
+size_t response_pending(const struct up_request *request);
 /* Takes note that the response has gone out whole, where it has. The request may be gone
  * afterwards. */
 void response_settle(struct up_request *request);

@@ -63,6 +63,11 @@ static void client_has_taken(struct up_request *r)
 		worker_later(r->worker, &r->later);
 }
 
+size_t response_pending(const struct up_request *request)
+{
+	return buf_len(&request->out) + request->rest_len;
+}
+
 int response_flush(struct up_request *request)
 {
 	struct buf *out = &request->out;
@@ -74,7 +79,14 @@ int response_flush(struct up_request *request)
 			return (int)n;
 		buf_drop(out, (size_t)n);
 	}
-	if (buf_len(out) > 0) {
+	if (buf_len(out) == 0 && request->rest_len > 0) {
+		n = request_send(request, request->rest, request->rest_len, 0);
+		if (n < 0)
+			return (int)n;
+		request->rest += n;
+		request->rest_len -= (size_t)n;
+	}
+	if (response_pending(request) > 0) {
 		wait_for_client(request, n > 0);
 		return 1;
 	}
@@ -88,11 +100,16 @@ static int keep(struct up_request *r, struct buf *from, const void *bytes, size_
 	struct buf *out = &r->out;
 	size_t ahead = from == out ? 0 : buf_len(from);
 
-	if (!buf_reserve(out, ahead + len))
+	if (!buf_reserve(out, ahead + (r->borrows ? 0 : len)))
 		return -ENOMEM;
 	if (ahead > 0)
 		buf_add(out, buf_bytes(from), ahead);
-	buf_add(out, bytes, len);
+	if (r->borrows) {
+		r->rest = bytes;
+		r->rest_len = len;
+	} else {
+		buf_add(out, bytes, len);
+	}
 	wait_for_client(r, true);
 	return 1;
 }
@@ -280,7 +297,7 @@ void response_settle(struct up_request *request)
 {
 	if (request->state != REQUEST_SERVING)
 		return;
-	if (request->response == RESPONSE_ENDED && buf_len(&request->out) == 0) {
+	if (request->response == RESPONSE_ENDED && response_pending(request) == 0) {
 		response_done(request);
 	} else if (request->tell_writable && request->response == RESPONSE_BEGUN) {
 		request->tell_writable = false;
@@ -322,8 +339,8 @@ static int may_begin(const struct up_request *r, int status)
 	return status >= 200 && status <= 999 ? 0 : -EINVAL;
 }
 
-int up_respond(struct up_request *request, int status, const char *content_type, const void *bytes,
-	size_t len)
+static int respond(struct up_request *request, int status, const char *content_type,
+	const void *bytes, size_t len, bool borrowed)
 {
 	/* Behind an interim response that is still on its way the order has to be kept. */
 	struct buf *b = buf_len(&request->out) > 0 ? &request->out : &request->worker->out;
@@ -335,6 +352,8 @@ int up_respond(struct up_request *request, int status, const char *content_type,
 	if (r < 0)
 		return r;
 	apart = len > UP_WHOLE_MAX ? len : 0;
+	/* A short one is copied behind its head, so that both leave in one piece. */
+	request->borrows = borrowed && apart > 0;
 	if (b == &request->worker->out)
 		buf_clear(b);
 	if (!buf_reserve(b, head_room(request, type_len) + len - apart))
@@ -352,6 +371,18 @@ int up_respond(struct up_request *request, int status, const char *content_type,
 	}
 	mark_end(request, apart + (b == &request->out ? 0 : buf_len(b)));
 	return sent_last(request, send_both(request, b, bytes, apart));
+}
+
+int up_respond(struct up_request *request, int status, const char *content_type, const void *bytes,
+	size_t len)
+{
+	return respond(request, status, content_type, bytes, len, false);
+}
+
+int up_respond_borrowed(struct up_request *request, int status, const char *content_type,
+	const void *bytes, size_t len)
+{
+	return respond(request, status, content_type, bytes, len, true);
 }
 
 static bool add_field(struct up_request *r, const char *name, const char *value)
@@ -514,7 +545,7 @@ void up_on_writable(
 
 size_t up_pending(const struct up_request *request)
 {
-	return request->blocked ? buf_len(&request->out) : 0;
+	return request->blocked ? response_pending(request) : 0;
 }
 
 int up_flush(struct up_request *request)

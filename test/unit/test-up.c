@@ -170,6 +170,10 @@ static void app_odd(struct up_request *request, const char *target)
 	} else if (strcmp(target, "/big") == 0) {
 		memset(big, 'b', sizeof(big));
 		up_respond(request, 200, NULL, big, sizeof(big));
+	} else if (strcmp(target, "/borrowed") == 0) {
+		for (size_t i = 0; i < sizeof(big); i++)
+			big[i] = (char)('a' + i / 65536 % 26);
+		up_respond_borrowed(request, 200, NULL, big, sizeof(big));
 	} else if (strcmp(target, "/abort") == 0) {
 		up_begin(request, 200, 10);
 		up_abort(request);
@@ -683,25 +687,34 @@ static void batch_comes_back_as_one_with_its_descriptors_closed(void **state)
 static void long_batch_comes_back_in_parts(void **state)
 {
 	struct master *m = *state;
-	struct lent lent[66];
+	enum { N = 258 };
+	struct lent lent[N];
 	int n_fds = count_fds(m->pid);
 
-	for (int i = 0; i < 66; i++) {
+	/* It is to find both messages in one turn. */
+	kill(m->pid, SIGSTOP);
+	assert_int_equal(waitpid(m->pid, NULL, WUNTRACED), m->pid);
+	for (int i = 0; i < N; i++) {
 		connect_pair(&lent[i], false);
-		add_lend(m, &(struct terms){ .target = i < 65 ? "/hello" : "/stop", .flags = KEEP },
+		add_lend(m,
+			&(struct terms){ .target = i < N - 1 ? "/hello" : "/stop", .flags = KEEP },
 			&lent[i]);
+		/* One message has room for 253 descriptors. */
+		if (i == N / 2)
+			send_batch(m);
 	}
 	send_batch(m);
+	kill(m->pid, SIGCONT);
 	receive_return(m, &lent[0]);
-	assert_int_equal(m->inbox.n_records, 63);
+	assert_int_equal(m->inbox.n_records, 255);
 	expect_event(m, "request /stop\n");
 	/* It tells before it stops: a SIGCONT between the two would be lost. */
 	assert_int_equal(waitpid(m->pid, NULL, WUNTRACED), m->pid);
 	assert_int_equal(count_fds(m->pid), n_fds + 1);
 	kill(m->pid, SIGCONT);
-	for (int i = 1; i < 66; i++)
+	for (int i = 1; i < N; i++)
 		receive_return(m, &lent[i]);
-	for (int i = 0; i < 66; i++)
+	for (int i = 0; i < N; i++)
 		lent_close(&lent[i]);
 }
 
@@ -1212,6 +1225,28 @@ static void slow_client_gets_all_of_it(void **state)
 	lent_close(&lent);
 }
 
+static void borrowed_content_arrives_whole_and_in_order(void **state)
+{
+	struct master *m = *state;
+	struct lent lent = lend(
+		m, &(struct terms){ .target = "/borrowed", .small_buffers = true, .flags = KEEP });
+	const struct wire_return *ret;
+	const char *text;
+
+	expect_event(m, "request /borrowed\n");
+	client_take(&lent, 4 * 1024 * 1024 - 1000);
+	/* The last of its 64 blocks is all of one letter. */
+	text = client_read(&lent, "llllllll");
+	assert_int_equal(strspn(text, "l"), strlen(text));
+	ret = receive_return(m, &lent);
+	assert_int_equal(ret->disposition, WIRE_KEEP);
+	assert_int_equal(ret->body_bytes, 4 * 1024 * 1024);
+	assert_int_equal(ret->written, 4 * 1024 * 1024 + ret->head_bytes);
+	assert_int_equal(page_end(m, &lent), ret->written);
+	expect_event(m, "end /borrowed 0\n");
+	lent_close(&lent);
+}
+
 static void stream_goes_on_as_the_client_reads(void **state)
 {
 	struct master *m = *state;
@@ -1636,6 +1671,7 @@ int main(void)
 		CASE_OF(body_that_stalls_is_408, started_with_time_outs),
 		CASE_OF(client_that_does_not_read_times_out, started_with_time_outs),
 		CASE(slow_client_gets_all_of_it),
+		CASE(borrowed_content_arrives_whole_and_in_order),
 		CASE(stream_goes_on_as_the_client_reads),
 		CASE(reset_ends_the_request),
 		CASE(half_closed_client_gets_its_answer),
