@@ -70,18 +70,30 @@ void request_pool_fini(struct up_worker *worker)
 
 /* ---- Life ---- */
 
-/* Gives it to the pool when nobody needs it any more. */
-static void request_release(struct up_request *r)
+static void free_input(struct up_request *r)
 {
-	if (r->state != REQUEST_RETURNED || !r->note_sent || r->n_inside > 0)
-		return;
 	if (r->data != r->inline_data)
 		free(r->data);
 	if (r->fields_indexed && r->field_at != r->field_inline)
 		free(r->field_at);
 	free(r->held);
 	free(r->held_before);
+}
+
+/* Gives it to the pool when nobody needs it any more. */
+static void request_release(struct up_request *r)
+{
+	if (r->state != REQUEST_RETURNED || !r->note_sent || r->n_inside > 0)
+		return;
+	free_input(r);
 	pool_give(r->worker, r);
+}
+
+void request_lose(struct up_request *request)
+{
+	fd_close(&request->fd);
+	free_input(request);
+	request_free(request);
 }
 
 static void note_sent_cb(struct note *note)

@@ -145,6 +145,8 @@ void request_recall(struct up_request *request);
 bool request_is_live(const struct up_request *request);
 /* Fills in what a WIRE_RETURN or WIRE_DETACHED says. */
 void request_account(const struct up_request *request, struct wire_return *out);
+/* Frees one that is not to be returned: the worker ends, and nothing runs any more. */
+void request_lose(struct up_request *request);
 /* The pool's memory. */
 void request_pool_fini(struct up_worker *worker);
 

@@ -358,8 +358,17 @@ static int worker_init(struct up_worker *w)
 	return 0;
 }
 
+static void lose_unfinished(struct up_worker *w)
+{
+	for (unsigned i = 0; i < w->n_channels; i++)
+		for (uint32_t slot = 0; slot < w->channels[i].n_slots; slot++)
+			if (w->channels[i].lent[slot])
+				request_lose(w->channels[i].lent[slot]);
+}
+
 static void worker_fini(struct up_worker *w)
 {
+	lose_unfinished(w);
 	for (unsigned i = 0; i < w->n_channels; i++)
 		channel_fini(&w->channels[i]);
 	free(w->channels);

@@ -33,6 +33,7 @@
  */
 #include "fixture.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
@@ -286,10 +287,10 @@ static unsigned rank(void)
 
 		snprintf(name, sizeof(name), "rank-%u-%u", up_worker_generation(this_worker), n);
 		fd = open(fixture_path(name), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
-		if (fd >= 0) {
+		if (fd >= 0)
 			close(fd);
+		if (fd >= 0 || errno != EEXIST)
 			return n;
-		}
 	}
 }
 
@@ -344,6 +345,7 @@ static int boot(const char *how)
 int up_app(struct up_worker *worker)
 {
 	char how[64];
+	unsigned n;
 
 	this_worker = worker;
 	if (up_worker_argc(worker) > 1)
@@ -353,6 +355,7 @@ int up_app(struct up_worker *worker)
 	up_on_request(worker, on_request, NULL);
 	if (up_worker_argc(worker) < 2)
 		return 0;
-	read_word(fixture_path("plan"), rank(), how, sizeof(how));
+	n = rank();
+	read_word(fixture_path("plan"), n, how, sizeof(how));
 	return boot(how);
 }
