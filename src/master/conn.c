@@ -43,12 +43,20 @@ static uint64_t state_timeout_us(const struct settings *settings, enum conn_stat
 	}
 }
 
-static void count(struct conns *conns, enum conn_state state, unsigned change)
+static void add(_Atomic unsigned *n, unsigned change)
 {
-	_Atomic unsigned *n = &conns->counts[state];
-
 	atomic_store_explicit(
 		n, atomic_load_explicit(n, memory_order_relaxed) + change, memory_order_relaxed);
+}
+
+static void count(struct conns *conns, enum conn_state state, unsigned change)
+{
+	add(&conns->counts[state], change);
+}
+
+unsigned conns_n_open(const struct conns *conns)
+{
+	return atomic_load_explicit(&conns->n_open, memory_order_relaxed);
 }
 
 unsigned conns_count(const struct conns *conns, enum conn_state state)
@@ -160,6 +168,7 @@ void conn_close(struct conn *conn)
 	conn->output = NULL;
 	request_free(conn);
 	count(conns, conn->state, -1u);
+	add(&conns->n_open, -1u);
 	list_remove(&conn->link);
 	list_append(&conns->dead, &conn->link);
 	conns->on_closed(conns->data);
@@ -645,6 +654,7 @@ int conn_new(struct conns *conns, int *take_fd, const struct sockaddr *peer, soc
 	list_init(&conn->link);
 	conn->state = CONN_IDLE;
 	count(conns, CONN_IDLE, 1);
+	add(&conns->n_open, 1);
 	counter_add(&conns->thread->counters.n_accepted, 1);
 	conn_enter(conn, CONN_IDLE);
 	conn_watch(conn, EV_READ);

@@ -36,8 +36,9 @@ struct conns {
 	struct round round;
 	struct list states[CONN_N_STATES];
 	_Atomic unsigned counts[CONN_N_STATES]; /* == lengths of states; this thread writes */
-	ev_timer deadlines[CONN_N_STATES];	/* for the first of each list: they are in order */
-	struct list dead;			/* freed at the end of the turn */
+	_Atomic unsigned n_open;	   /* all of them: the sum, but never between two states */
+	ev_timer deadlines[CONN_N_STATES]; /* for the first of each list: they are in order */
+	struct list dead;		   /* freed at the end of the turn */
 	ev_prepare reaper;
 	bool stopping;
 	/* Called when a connection has been closed. */
@@ -67,5 +68,7 @@ void conns_set(struct conns *conns, const struct settings *settings);
  */
 void conns_stop(struct conns *conns);
 
+/* How many there are. Any thread. */
+unsigned conns_n_open(const struct conns *conns);
 /* Any thread. */
 unsigned conns_count(const struct conns *conns, enum conn_state state);

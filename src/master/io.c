@@ -386,11 +386,8 @@ static void unlisten_run(struct mail *mail)
 static void check_stopped(struct io *io)
 {
 	struct order *order = io->stop_order;
-	unsigned n = 0;
 
-	for (unsigned state = 0; state < CONN_N_STATES; state++)
-		n += conns_count(&io->conns, (enum conn_state)state);
-	if (!order || n > 0)
+	if (!order || conns_n_open(&io->conns) > 0)
 		return;
 	io->stop_order = NULL;
 	order_answer(order, 0);

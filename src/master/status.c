@@ -175,10 +175,8 @@ static json_t *threads(const struct daemon *daemon)
 	json_t *list = json_array();
 
 	for (unsigned i = 0; i < daemon->n_ios; i++) {
-		unsigned n = 0;
+		unsigned n = conns_n_open(&daemon->ios[i].conns);
 
-		for (unsigned state = 0; state < CONN_N_STATES; state++)
-			n += conns_count(&daemon->ios[i].conns, (enum conn_state)state);
 		json_array_append_new(
 			list, json_pack("{s:i, s:i}", "id", (int)i, "connections", (int)n));
 	}

@@ -365,6 +365,7 @@ def a_client_that_half_closes_gets_its_answers():
 
 def a_client_that_resets_harms_nobody():
     master = Master("--concurrency", "4")
+    wait_until(lambda: len(master.workers()) == 2, 10, "both are ready")
     pids = {worker["pid"] for worker in master.workers()}
     for request in (Client.head("GET", "/bytes/100000000"), Client.head("GET", "/delay/600000"),
                     Client.head("POST", "/echo", {"Content-Length": 1000000}) + bytes(500000),
