@@ -427,6 +427,8 @@ int request_serve(struct channel *channel, const struct wire_lend *lend, int *ta
 		return -ENOMEM;
 	r->fd = fd_take(take_fd);
 	channel->lent[lend->slot] = r;
+	if (lend->slot >= channel->n_used)
+		channel->n_used = lend->slot + 1;
 	w->n_held++;
 	/* Before the application sees it: from here on nobody may serve it a second time unasked.
 	 */

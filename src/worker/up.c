@@ -361,7 +361,7 @@ static int worker_init(struct up_worker *w)
 static void lose_unfinished(struct up_worker *w)
 {
 	for (unsigned i = 0; i < w->n_channels; i++)
-		for (uint32_t slot = 0; slot < w->channels[i].n_slots; slot++)
+		for (uint32_t slot = 0; slot < w->channels[i].n_used; slot++)
 			if (w->channels[i].lent[slot])
 				request_lose(w->channels[i].lent[slot]);
 }
@@ -410,7 +410,7 @@ static void say_boot_failed(struct up_worker *w, int app_result)
 static void tell_unfinished(struct up_worker *w)
 {
 	for (unsigned i = 0; i < w->n_channels; i++)
-		for (uint32_t slot = 0; slot < w->channels[i].n_slots; slot++)
+		for (uint32_t slot = 0; slot < w->channels[i].n_used; slot++)
 			if (w->channels[i].lent[slot])
 				request_tell(w->channels[i].lent[slot], UP_END_CANCELLED);
 }

@@ -62,6 +62,7 @@ struct channel {
 	struct wire_slot *slots;
 	struct up_request **lent; /* by slot: what has not been returned */
 	uint32_t n_slots;
+	uint32_t n_used; /* none behind these was ever used: there may be a million */
 	uint32_t n_taken, n_acknowledged; /* lends, modulo 2^32 */
 	bool last;			  /* WIRE_LAST has come */
 };
