@@ -30,7 +30,7 @@ have() {
 }
 
 mapfile -t c_files < <(find include src test bench -name '*.[ch]' | sort)
-mapfile -t sources < <(find include src test bench docs .ci -type f ! -path '*/corpus/*' | sort)
+mapfile -t sources < <(find include src test bench docs .ci -type f ! -path '*/corpus/*' ! -path '*/__pycache__/*' | sort)
 
 only_wire_passes_descriptors() {
 	grep -nwE 'sendmsg|sendmmsg|recvmsg|recvmmsg|SCM_RIGHTS' -r src include | grep -v '^src/common/wire\.c:' |
