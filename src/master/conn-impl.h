@@ -46,9 +46,10 @@ struct conn {
 	struct output *output;
 	struct request *request;
 	int fd;
-	uint8_t state; /* enum conn_state */
-	bool dead;     /* closed; freed at the end of the turn */
-	bool keep;     /* CONN_ANSWERING: go on afterwards */
+	uint8_t state;	/* enum conn_state */
+	bool dead;	/* closed; freed at the end of the turn */
+	bool keep;	/* CONN_ANSWERING: go on afterwards */
+	bool advancing; /* conn_advance() is at work */
 	uint8_t peer_len;
 	union {
 		struct sockaddr any;

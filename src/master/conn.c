@@ -456,6 +456,10 @@ static size_t act(struct conn *conn, struct http_scan *scan, const char *data, s
 
 static void wait_for_head(struct conn *conn)
 {
+	if (!conn->input && conn->conns->stopping) {
+		conn_linger(conn);
+		return;
+	}
 	if (conn->input && conn->state != CONN_READING)
 		conn_enter(conn, CONN_READING);
 	else if (!conn->input)
@@ -487,6 +491,11 @@ static bool between_requests(const struct conn *conn)
 
 void conn_advance(struct conn *conn)
 {
+	/* A request that is answered at once ends in here again: the loop goes on with the next
+	 * one, however many are pipelined. */
+	if (conn->advancing)
+		return;
+	conn->advancing = true;
 	while (between_requests(conn) && conn->input) {
 		size_t used = act(conn, &conn->input->scan, conn->input->data, conn->input->len);
 
@@ -496,6 +505,7 @@ void conn_advance(struct conn *conn)
 		if (conn->request)
 			conn_serve(conn);
 	}
+	conn->advancing = false;
 	if (between_requests(conn))
 		wait_for_head(conn);
 }
@@ -627,7 +637,7 @@ void conn_next(struct conn *conn)
 {
 	request_free(conn);
 	conn_enter(conn, CONN_IDLE);
-	if (conn->input)
+	if (conn->input || conn->advancing)
 		conn_advance(conn);
 	else if (conn->conns->stopping)
 		stop_idle(conn);
