@@ -26,6 +26,7 @@
  *     /hold/NAME    answers when DIRECTORY/NAME exists; others are served meanwhile
  *     /half/NAME    the first half of the answer at once, the other when DIRECTORY/NAME exists
  *     /block/NAME   blocks the whole process until somebody opens the FIFO DIRECTORY/NAME
+ *     /missing      404
  *     /spin         uses the processor for ever
  *     /body         reads the body, and tells its length and sum
  *     /upgrade      an echo behind a 101; "die" kills the worker, "end" ends it
@@ -267,6 +268,8 @@ static void on_request(struct up_request *request, void *data)
 		up_body_collect(request, 1 << 20, body_whole, NULL);
 	} else if (strcmp(target, "/upgrade") == 0) {
 		serve_upgrade(request);
+	} else if (strcmp(target, "/missing") == 0) {
+		up_respond(request, 404, "text/plain", "missing\n", 8);
 	} else if (strcmp(target, "/spin") == 0) {
 		for (volatile bool forever = true; forever;)
 			;
