@@ -66,7 +66,10 @@ int up_app(struct up_worker *worker);
  */
 int up_worker_run(int (*app)(struct up_worker *worker), int argc, char *argv[]);
 
-/* The libev loop that everything runs on. It is the default loop. */
+/*
+ * The libev loop that everything runs on. It is the default loop, which reaps every child of the
+ * process: learn of the end of one with ev_child, as waitpid(2) and pclose(3) may find none.
+ */
 struct ev_loop *up_worker_loop(struct up_worker *worker);
 /* UP_WORKER_ID and UP_GENERATION. */
 unsigned up_worker_id(const struct up_worker *worker);
@@ -149,7 +152,8 @@ uint64_t up_body_length(const struct up_request *request);
  * The bytes belong to libup and are valid during the call.
  * A body that is not read is drained, up to 64 KiB or 1 s; where more is to come the response says
  * Connection: close. So start reading before answering.
- * Returns 0, or -EALREADY where reading has been started.
+ * Returns 0, -EALREADY where reading has been started or the response no longer leaves room for it
+ * (up_begin() with a body that nobody had begun to read), or -EPIPE.
  */
 int up_body_read(struct up_request *request,
 	void (*fn)(struct up_request *request, const void *bytes, size_t len, void *data),
@@ -190,7 +194,7 @@ int up_respond_borrowed(struct up_request *request, int status, const char *cont
  * Adds a field to the head of the response. Framing is libup's: Content-Length, Transfer-Encoding,
  * Connection and Date are refused with -EINVAL (but Connection: Upgrade with 101, and
  * Connection: close, which is honoured), and so is a name or value that could not be sent as one.
- * Returns 0, -EALREADY where the head has been sent, -EINVAL or -ENOMEM.
+ * Returns 0, -EALREADY where the head has been sent, -EINVAL, -ENOMEM or -EPIPE.
  */
 int up_add_field(struct up_request *request, const char *name, const char *value);
 
@@ -213,19 +217,23 @@ void up_on_writable(
 	struct up_request *request, void (*fn)(struct up_request *request, void *data), void *data);
 /* Bytes that up_write() keeps. */
 size_t up_pending(const struct up_request *request);
-/* Sends what is collected now, rather than at the next turn of the loop. */
+/* Sends what is collected now, rather than at the next turn of the loop. Returns 0, 1 where the
+ * client did not take all of it, -EINVAL where nothing has begun, -ENOMEM or -EPIPE. */
 int up_flush(struct up_request *request);
 /*
  * Ends the response. The handle dies when the last byte has been taken, at once or later.
- * A content shorter than length cuts the connection. Returns 0, -EINVAL where nothing has begun, or
- * -EPIPE.
+ * A content shorter than length cuts the connection. Returns 0, -EINVAL where nothing has begun,
+ * -ENOMEM or -EPIPE.
  */
 int up_end(struct up_request *request);
 /* Gives up: the connection is cut, so that the client sees a truncated response. Where nothing was
  * sent yet the client gets 500. The handle dies. */
 void up_abort(struct up_request *request);
 
-/* Sends an interim response (102, 103) with the fields added so far. Nothing to HTTP/1.0 clients.
+/*
+ * Sends an interim response (102, 103) with the fields added so far. Nothing to HTTP/1.0 clients.
+ * Returns 0, 1 where it waits behind what the client has not taken, -EALREADY where a response has
+ * begun, -EINVAL for another status, -ENOMEM or -EPIPE.
  */
 int up_interim(struct up_request *request, int status);
 
