@@ -27,6 +27,7 @@ struct seat {
 	_Atomic uint64_t n_requests; /* lent to it so far */
 	_Atomic uint64_t
 		limit; /* the request after which somebody else shall take its place; 0: none */
+	_Atomic bool expired; /* its --worker-timeout is over: what it cuts, a time-out cuts */
 	_Atomic bool suspect; /* answers no pings at the moment: passed over */
 };
 

@@ -298,6 +298,13 @@ static void completed(struct conn *conn, uint64_t left)
 	}
 }
 
+/* Nobody but the server wished that this connection ends, unless a time-out did. */
+static void count_drop(struct conn *conn)
+{
+	if (!atomic_load(&conn->request->loan.seat->expired))
+		counter_add(&conn->conns->thread->counters.n_dropped, 1);
+}
+
 static void act_on(struct conn *conn, enum verdict what, uint64_t left)
 {
 	struct thread *thread = conn->conns->thread;
@@ -321,7 +328,7 @@ static void act_on(struct conn *conn, enum verdict what, uint64_t left)
 		break;
 	case VERDICT_CUT:
 		counter_add(&thread->counters.n_failed, 1);
-		counter_add(&thread->counters.n_dropped, 1);
+		count_drop(conn);
 		cut(conn);
 		break;
 	case VERDICT_GONE:
@@ -348,7 +355,8 @@ static void on_lost(struct loan *loan, bool taken, uint64_t end)
 	enum verdict what;
 
 	if (loan->detached) {
-		conn_drop(conn);
+		count_drop(conn);
+		conn_close(conn);
 		return;
 	}
 	socket_figures(conn->fd, &figures);

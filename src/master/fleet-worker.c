@@ -72,9 +72,11 @@ static void deadline_cb(struct ev_loop *loop, ev_timer *watcher, int events)
 			fleet_find_generation(fleet, worker->generation)->config->ready_timeout_ms);
 		return;
 	}
-	if (!worker->terminated)
+	if (!worker->terminated) {
 		log_warn("worker %u (generation %u): still busy at the end of its time, ending it",
 			worker->id, worker->generation);
+		atomic_store(&worker->seat.expired, true);
+	}
 	terminate(worker);
 }
 

@@ -152,6 +152,7 @@ def an_upgraded_socket_goes_on_until_the_worker_time_out():
     equal(master.status()["connections"]["upgraded"], 1)
     client.expect_end()
     wait_until(lambda: not alive(old), 10, "it ends at its time-out")
+    equal(master.status()["connections"]["dropped"], 0, "a time-out is counted as dropped:")
     stop(master)
 
 
