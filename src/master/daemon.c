@@ -140,7 +140,7 @@ static void begin_serving(struct daemon *daemon)
 		for (unsigned i = 0; i < daemon->n_ios; i++)
 			io_listen(&daemon->ios[i], listener, NULL, NULL);
 	}
-	notify_busy(&daemon->notify, false);
+	notify_busy(&daemon->notify, daemon->reload_wanted);
 	notify_ready(&daemon->notify);
 }
 

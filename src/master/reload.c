@@ -219,7 +219,7 @@ static void finish(struct daemon *daemon)
 	daemon->new_config = NULL;
 	if (daemon->state == DAEMON_RELOADING)
 		daemon->state = DAEMON_RUNNING;
-	notify_busy(&daemon->notify, false);
+	notify_busy(&daemon->notify, daemon->reload_wanted);
 	/* Also after a failure: systemd would wait for it for ever. The error is in the status
 	 * line. */
 	notify_ready(&daemon->notify);
@@ -324,6 +324,8 @@ void reload_ask(struct daemon *daemon, bool first_only, struct control_reply *re
 		list_append(&daemon->reload_next, &asker->link);
 	}
 	daemon->reload_wanted = true;
+	/* It may have to wait for what is running, and the service manager with it. */
+	notify_busy(&daemon->notify, true);
 	reload_next(daemon);
 }
 

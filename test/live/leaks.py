@@ -54,8 +54,13 @@ def batch(master, begun, n):
 
 
 def open_files(pid):
-    directory = f"/proc/{pid}/fd"
-    return sorted(os.readlink(f"{directory}/{fd}") for fd in os.listdir(directory))
+    directory, found = f"/proc/{pid}/fd", []
+    for fd in os.listdir(directory):
+        try:
+            found.append(os.readlink(f"{directory}/{fd}"))
+        except FileNotFoundError:  # closed since it was listed
+            pass
+    return sorted(found)
 
 
 def settled(master):

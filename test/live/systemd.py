@@ -481,6 +481,8 @@ def slow_reload_is_not_cut_off():
     drop_in(UNIT, "TimeoutStartSec=1s")
     configure(APP)
     systemctl("start", UNIT)
+    # A worker reads the plan when it boots: the second must not find the next one.
+    wait_until(lambda: "2 of 2 workers ready" in show(UNIT, "StatusText"), 20, "both workers are ready")
     deploy("b", "wait:go")
     with Client(PORT) as client, subprocess.Popen(["systemctl", "reload", UNIT], env=PROGRAM_ENV) as reload:
         journal.wait("starting generation 2", _SYSTEMD_UNIT=UNIT)
