@@ -162,13 +162,25 @@ static bool has_room(struct round *round)
 	return false;
 }
 
+/*
+ * Calls the next in line where there is room. One that has been called and has not come yet is
+ * entitled to that room; whoever serves it looks again.
+ */
+static void call_next(struct round *round)
+{
+	struct admission *admission = round->admission;
+
+	if (atomic_load(&admission->n_granted) == 0 && admission_n_waiting(admission) > 0 &&
+		has_room(round))
+		admission_grant(admission, 1);
+}
+
 bool round_wait(struct round *round, struct place *place)
 {
 	if (!admission_wait(round->admission, place))
 		return false;
 	/* Whoever freed a seat before we were in line has not seen us. */
-	if (has_room(round))
-		admission_grant(round->admission, 1);
+	call_next(round);
 	return true;
 }
 
@@ -185,8 +197,10 @@ static void serve_granted(struct round *round)
 
 	if (!atomic_exchange(&round->has_granted, false))
 		return;
-	while ((place = admission_next_granted(round->admission, &round->line_end)))
+	while ((place = admission_next_granted(round->admission, &round->line_end))) {
 		round->ops->on_granted(round->data, place);
+		call_next(round);
+	}
 }
 
 static void flush_all(struct round *round)
